@@ -1,0 +1,123 @@
+"""What a bait needs of an LRMS: about a dozen verbs. docs/adding-an-lrms.md explains how to write an adapter."""
+
+import enum
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocol.ids import Run, Shape
+
+
+class LrmsUnavailable(Exception):
+    """The LRMS did not answer, not in time, or not understandably: nothing is known (R13)."""
+
+
+class LrmsRefused(Exception):
+    """The LRMS answered and said no; the text is the LRMS's own."""
+
+
+class JobState(enum.StrEnum):
+    """All that a decision needs of an LRMS's job states."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    LEAVING = "leaving"  # still being cleaned up or requeued: wait
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """One job as the LRMS sees it now."""
+
+    run: Run
+    owner: int
+    user: str
+    state: JobState
+    word: str
+    """The LRMS's own word for the state, for people (COMPLETED, CANCELLED, ...)."""
+    held: bool
+    node: str | None
+    """The node it runs on, if it runs."""
+    partition: str
+    account: str
+    wishes: str
+    """The user's environment wish as the LRMS stores it (Slurm: the features expression)."""
+    cpus: int
+    memory_mib: int | None
+    disk_mib: int | None
+    time_limit_s: int | None
+    nodes: int
+    batch: bool
+    requeue: bool
+    required_nodes: tuple[str, ...]
+    note: str
+    """Our own note on the job (Slurm: AdminComment)."""
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+class NodeState(enum.StrEnum):
+    """All that a decision needs of an LRMS's node states."""
+
+    READY = "ready"
+    BUSY = "busy"
+    CLOSED_BY_US = "closed-by-us"
+    CLOSED_BY_OTHERS = "closed-by-others"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node as the LRMS sees it now."""
+
+    name: str
+    state: NodeState
+    word: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What we change on a job and must be able to put back (R11)."""
+
+    partition: str
+    requeue: bool
+
+
+class Lrms(Protocol):
+    """One LRMS. Every call may raise LrmsUnavailable; then look again, never guess. All verbs are idempotent.
+
+    A job is named by `Run`: adapters build the LRMS's own form (Slurm: `A_T` for array tasks, never the raw id of
+    an array) and touch only the run they were given: a job whose restart count differs is left alone (LrmsRefused).
+    """
+
+    async def jobs(self, ids: Collection[str]) -> Mapping[str, JobView]:
+        """The jobs of these LRMS ids. A missing key is a fact: the LRMS does not know it (any more).
+        Calls made in the same reactor turn share one query."""
+
+    async def nodes(self) -> Mapping[str, NodeView]:
+        """Every node the LRMS knows."""
+
+    async def make_requeueable(self, run: Run) -> None:
+        """Let the LRMS requeue a job whose user asked it not to; `send`/`give_back` put the user's wish back."""
+
+    async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
+        """Target the parked job at the VM's node, then release it (retarget + release)."""
+
+    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
+        """Undo all we did: no target, home partition, eligible in `delay_s` seconds, released if held by us (R11, R12)."""
+
+    async def refuse(self, run: Run, home: Home, text: str) -> None:
+        """Leave the job held such that its user sees `text`, can change the job and can release it himself."""
+
+    async def tell(self, run: Run, text: str) -> None:
+        """Show the user why the job waits (Slurm: Comment). Best effort."""
+
+    async def close_node(self, node: str, reason: str) -> None:
+        """No more jobs for the bait. The reason starts with `wnod:`; a node a human closed is left alone."""
+
+    async def open_node(self, node: str) -> None:
+        """Undo our own close; a node a human closed is left alone."""
+
+    async def remove_node(self, node: str) -> None:
+        """Forget a VM's node; one already gone is a success."""
