@@ -1,0 +1,286 @@
+"""One VM's life, decided: what is on record and what is seen give the next record and at most one deed.
+
+Theory of operation. A `Vm` is our *intent*, in the journal; `Facts` are what libvirt, the guest and the clock
+say now. `decide` compares the two. Its caller journals the new record, performs the deed, looks at the world
+anew and asks again, until nothing is left to do. A crash at any point is therefore a pause: the same function
+over the same journal and world goes on where it stopped (reliability.md R1, R2). Three rules keep it safe:
+
+* `Facts.domain is None` means nobody knows: then nothing is created and nothing destroyed (R13).
+* A generation is made once. Its domain has one UUID for ever, so a create whose answer was lost is found
+  again by looking (crash point 6), and a destroy can only hit the generation that it names (R5).
+* Only capacity that is *seen* to be free is free: a VM is gone when its domain and its overlay are both absent
+  (R10, R14). Its slot's name is free only when the bait has said Release too, because until then the LRMS may
+  still have a node of that name.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from msgspec.structs import replace
+
+from hostmaster.world import DomainState
+from protocol.guest import GuestFinished, MayStart
+from protocol.ids import (
+    BaitName,
+    BootId,
+    EnvironmentName,
+    Generation,
+    LeaseId,
+    Run,
+    Shape,
+    VmName,
+)
+from protocol.messages import Code, VmPhase, VmStatus
+
+LIVE = frozenset({VmPhase.BOOTING, VmPhase.READY, VmPhase.BOUND, VmPhase.STARTED})
+"""Phases in which the domain is expected to exist."""
+
+
+class Vm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this host intends with one generation. Times are seconds since 1970."""
+
+    generation: Generation
+    vm: VmName
+    uuid: str
+    lease: LeaseId
+    bait: BaitName
+    owner: int
+    environment: EnvironmentName
+    image: str
+    shape: Shape
+    asked: Run
+    """The run the bait intercepted; the run that may start is `bound`, set by Bind."""
+    bound: Run | None = None
+    phase: VmPhase = VmPhase.RESERVED
+    boot_id: BootId | None = None
+    tries: Annotated[int, msgspec.Meta(ge=0)] = 0
+    granted_at: float
+    since: float
+    """When the present phase began."""
+    released: bool = False
+    """The bait has no further use for the lease: once gone, forget it."""
+    code: Code | None = None
+    """Why the VM is going, once it is going."""
+    text: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names this generation's overlay, console log and guest channel: never used for another."""
+        return f"{self.vm}-g{self.generation}"
+
+    def status(self) -> VmStatus:
+        """This VM as the bait is told of it."""
+        return VmStatus(
+            lease=self.lease,
+            generation=self.generation,
+            vm=self.vm,
+            phase=self.phase,
+            owner=self.owner,
+            environment=self.environment,
+            shape=self.shape,
+            run=self.bound or self.asked.next(),
+            bound=self.bound is not None,
+            boot_id=self.boot_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is seen now. `domain` None: the hypervisor could not be asked."""
+
+    now: float
+    domain: DomainState | None
+    overlay: bool | None
+    ready: BootId | None = None
+    """The boot id with which the guest has said `ready`."""
+    failed: str = ""
+    """What the guest said of a boot stage that failed."""
+    refused: str = ""
+    """Why libvirt or the disk refused the last create."""
+    expires_at: float = float("inf")
+    """When the lease's time to live ends unless the bait renews it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Limits in seconds."""
+
+    boot_limit_s: float = 180.0
+    retry_s: float = 1.0
+
+
+class Deed(enum.Enum):
+    """What may be done to the world. Each is idempotent."""
+
+    CREATE = "create"
+    DESTROY = "destroy"
+    CLEAN = "clean"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The record to journal, the deed to do after that, and when to look again without being asked."""
+
+    vm: Vm
+    deed: Deed | None = None
+    wake_at: float | None = None
+
+
+MAX_CREATES = 2
+
+
+def decide(vm: Vm, facts: Facts, times: Times) -> Step:
+    """The next step of this VM."""
+    match vm.phase:
+        case VmPhase.RESERVED:
+            return Step(_enter(vm, VmPhase.CREATING, facts.now))
+        case VmPhase.CREATING:
+            return _creating(vm, facts, times)
+        case VmPhase.BOOTING:
+            return _booting(vm, facts, times)
+        case VmPhase.READY | VmPhase.BOUND | VmPhase.STARTED:
+            return _serving(vm, facts)
+        case VmPhase.DESTROYING:
+            return _destroying(vm, facts, times)
+        case VmPhase.GONE:
+            expired = facts.now >= facts.expires_at
+            return Step(replace(vm, released=True) if expired else vm, wake_at=facts.expires_at)
+    return Step(vm)
+
+
+def _creating(vm: Vm, facts: Facts, times: Times) -> Step:
+    match facts.domain:
+        case None:
+            return Step(vm, wake_at=facts.now + times.retry_s)
+        case DomainState.RUNNING | DomainState.PAUSED:
+            return Step(_enter(vm, VmPhase.BOOTING, facts.now))
+        case DomainState.STOPPED:
+            return Step(ending(vm, Code.BOOT_FAILED, "the VM stopped while it was made", facts.now))
+    if facts.now >= facts.expires_at:
+        return Step(_expired(vm, facts.now))
+    if vm.tries >= MAX_CREATES:
+        why = facts.refused or "the hypervisor did not make the VM"
+        return Step(ending(vm, Code.BOOT_FAILED, why, facts.now))
+    return Step(replace(vm, tries=vm.tries + 1), Deed.CREATE)
+
+
+def _booting(vm: Vm, facts: Facts, times: Times) -> Step:
+    if facts.domain in (DomainState.ABSENT, DomainState.STOPPED):
+        why = facts.failed or "the VM went away while it booted; see its console log"
+        return Step(ending(vm, Code.BOOT_FAILED, why, facts.now))
+    if facts.ready is not None:
+        phase = VmPhase.READY if vm.bound is None else VmPhase.BOUND
+        return Step(_enter(replace(vm, boot_id=facts.ready), phase, facts.now))
+    if facts.now >= facts.expires_at:
+        return Step(_expired(vm, facts.now))
+    late = vm.since + times.boot_limit_s
+    if facts.now >= late:
+        why = facts.failed or f"the guest was not ready after {times.boot_limit_s:.0f} s; see its console log"
+        return Step(ending(vm, Code.BOOT_FAILED, why, facts.now))
+    return Step(vm, wake_at=min(late, facts.expires_at))
+
+
+def _serving(vm: Vm, facts: Facts) -> Step:
+    if facts.domain in (DomainState.ABSENT, DomainState.STOPPED):
+        return Step(ending(vm, Code.VM_DIED, "the VM died", facts.now))
+    if vm.phase is VmPhase.STARTED:
+        # A run has started here: only its end in the LRMS, told by Release, or the VM's own death ends this.
+        return Step(vm)
+    if facts.now >= facts.expires_at:
+        return Step(_expired(vm, facts.now))
+    return Step(vm, wake_at=facts.expires_at)
+
+
+def _destroying(vm: Vm, facts: Facts, times: Times) -> Step:
+    if facts.domain is None:
+        return Step(vm, wake_at=facts.now + times.retry_s)
+    if facts.domain is not DomainState.ABSENT:
+        return Step(vm, Deed.DESTROY)
+    if facts.overlay is None:
+        return Step(vm, wake_at=facts.now + times.retry_s)
+    if facts.overlay:
+        return Step(vm, Deed.CLEAN)
+    return Step(_enter(vm, VmPhase.GONE, facts.now))
+
+
+def _enter(vm: Vm, phase: VmPhase, now: float) -> Vm:
+    return replace(vm, phase=phase, since=now)
+
+
+def ending(vm: Vm, code: Code | None, text: str, now: float) -> Vm:
+    """The VM is to go, for this reason. One that is already going keeps its first reason."""
+    if vm.phase in (VmPhase.DESTROYING, VmPhase.GONE):
+        return vm
+    return replace(vm, phase=VmPhase.DESTROYING, since=now, code=code, text=text)
+
+
+def release(vm: Vm, now: float) -> Vm:
+    """The bait has no further use for this VM."""
+    return ending(replace(vm, released=True), None, "released by the bait", now)
+
+
+def _expired(vm: Vm, now: float) -> Vm:
+    return ending(vm, Code.LEASE_EXPIRED, "the bait has not renewed the lease", now)
+
+
+def bind(vm: Vm, generation: Generation, run: Run, now: float) -> Vm | Code:
+    """Tie the VM to the one run that may start in it, or say why not.
+
+    The run must be of the lease's job and not older than what was asked for; once bound, only the same run
+    is accepted again (a repeated Bind), so a late or replayed frame cannot move a VM to another run (R15).
+    """
+    if generation != vm.generation:
+        return Code.STALE_GENERATION
+    if vm.phase in (VmPhase.DESTROYING, VmPhase.GONE, VmPhase.QUARANTINED):
+        return Code.NO_SUCH_LEASE
+    if not run.same_job(vm.asked) or run.restart < vm.asked.restart:
+        return Code.NOT_PERMITTED
+    if vm.bound is not None:
+        return vm if vm.bound == run else Code.NOT_PERMITTED
+    if vm.phase is VmPhase.READY:
+        return replace(vm, bound=run, phase=VmPhase.BOUND, since=now)
+    return replace(vm, bound=run)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The gate's answer: `vm` is to be journalled before the guest hears it."""
+
+    vm: Vm
+    allowed: bool
+    reason: str = ""
+
+
+def may_start(vm: Vm, ask: MayStart, now: float) -> Verdict:
+    """The gate (R4): may this run start user code in this VM? Anything but an exact match is a no.
+
+    A repeated question of the boot that was already allowed is allowed again: the answer may have been lost,
+    and the guest's own marker stops a second launch (crash point 20).
+    """
+    bound = vm.bound
+    if bound is None:
+        return Verdict(vm, False, "no run is bound to this VM")
+    if (ask.job, ask.task, ask.restart) != (bound.job, bound.task, bound.restart):
+        return Verdict(vm, False, "another run is bound to this VM")
+    if ask.uid != vm.owner:
+        return Verdict(vm, False, "this VM belongs to another user")
+    if vm.phase is VmPhase.STARTED:
+        same = ask.boot_id == vm.boot_id
+        return Verdict(vm, same, "" if same else "the run has started in an earlier boot")
+    if vm.phase not in (VmPhase.BOOTING, VmPhase.READY, VmPhase.BOUND):
+        return Verdict(vm, False, f"this VM is {vm.phase}")
+    started = replace(vm, phase=VmPhase.STARTED, since=now, boot_id=ask.boot_id)
+    return Verdict(started, True)
+
+
+def is_end_of(vm: Vm, said: GuestFinished) -> bool:
+    """True if the guest's `finished` is about the run that started in this boot of this VM."""
+    bound = vm.bound
+    return (
+        vm.phase is VmPhase.STARTED
+        and bound is not None
+        and said.boot_id == vm.boot_id
+        and (said.job, said.task, said.restart) == (bound.job, bound.task, bound.restart)
+    )
