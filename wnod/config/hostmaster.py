@@ -1,0 +1,152 @@
+"""The hostmaster's configuration: one physical host and the VMs it may make."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from protocol.ids import BaitNameField, HostNameField, Room, VmNameField
+from wnod.config.mistakes import Complaint
+from wnod.config.words import (
+    AbsolutePath,
+    Address,
+    Cidr,
+    ConfigStruct,
+    DnsName,
+    IpAddress,
+    LrmsWord,
+    Mac,
+    Plain,
+    RuntimePath,
+    Seconds,
+    TlsFiles,
+)
+
+IfName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z", description="a bridge's interface name")]
+
+
+class Slot(ConfigStruct, frozen=True):
+    """An identity this host can give a VM."""
+
+    name: VmNameField
+    mac: Mac
+    address: Cidr
+
+
+class HypervisorConfig(ConfigStruct, frozen=True):
+    """Which libvirt, and how VMs run. `auto` boots a one-second guest to find out what works."""
+
+    bridge: IfName
+    uri: Annotated[Plain, Meta(pattern=r"^[a-z+]+://", description="a libvirt URI such as qemu:///system")] = (
+        "qemu:///system"
+    )
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    allow_tcg: bool = False
+    """TCG isolates nothing (its own authors say so): True only where the tenants trust each other, as in a lab."""
+    network_filter: Plain | None = None
+    emulator: AbsolutePath | None = None
+
+    @staticmethod
+    def complaints(fields: Mapping[str, Any]) -> Iterator[Complaint]:
+        """What is wrong between fields."""
+        if fields.get("accelerator") == "tcg" and fields.get("allow_tcg") is False:
+            yield Complaint(
+                ("accelerator",),
+                "expected 'auto' or 'kvm', because TCG does not separate tenants",
+                "or set allow_tcg: true if that is acceptable here",
+            )
+
+
+class Network(ConfigStruct, frozen=True):
+    """What a guest is told about its network; `hosts` becomes lines of its /etc/hosts."""
+
+    gateway: IpAddress | None = None
+    dns: IpAddress | None = None
+    hosts: dict[IpAddress, DnsName] = msgspec.field(default_factory=dict)
+
+
+class Lrms(ConfigStruct, frozen=True):
+    """What a guest needs to join the LRMS. The key file's content goes to guests over their private channel."""
+
+    controller: Address
+    munge_key: AbsolutePath
+    kind: Literal["slurm"] = "slurm"
+    features: tuple[LrmsWord, ...] = ("vwn",)
+
+
+class Mount(ConfigStruct, frozen=True):
+    """A file system of the site that every VM mounts."""
+
+    type: LrmsWord
+    source: Plain
+    target: AbsolutePath
+    options: Annotated[str, Meta(max_length=1024)] = ""
+
+
+class Times(ConfigStruct, frozen=True):
+    """Limits of a VM's life, in seconds unless the name says otherwise."""
+
+    boot_limit_s: Seconds = 180.0
+    lease_ttl_s: Seconds = 90.0
+    create_limit_s: Seconds = 60.0
+    retries: Annotated[int, Meta(ge=0, le=10)] = 2
+    keep_console_days: Annotated[int, Meta(ge=0, le=3650)] = 7
+
+
+class HostmasterConfig(ConfigStruct, frozen=True):
+    """Everything a hostmaster has to be told."""
+
+    host: HostNameField
+    baits: Annotated[tuple[BaitNameField, ...], Meta(min_length=1)]
+    tls: TlsFiles
+    capacity: Room
+    """What VMs may use of this host, all together; leave the host itself some."""
+    slots: Annotated[tuple[Slot, ...], Meta(min_length=1, max_length=4096)]
+    hypervisor: HypervisorConfig
+    lrms: Lrms
+    listen: Address = "0.0.0.0:9610"
+    """Every address by default: mutual TLS guards it. A site may narrow it."""
+    catalogue: AbsolutePath = "/etc/wnod/catalogue.yaml"
+    state: AbsolutePath = "/var/lib/wnod/hostmaster"
+    runtime: RuntimePath = "/run/wnod/hostmaster"
+    network: Network = Network()
+    mounts: tuple[Mount, ...] = ()
+    times: Times = Times()
+    metrics: Address | None = "127.0.0.1:9611"
+
+    @staticmethod
+    def complaints(fields: Mapping[str, Any]) -> Iterator[Complaint]:
+        """What is wrong between fields."""
+        slots: Sequence[Any] = fields.get("slots") or ()
+        for name in ("name", "mac"):
+            yield from _repeated(slots, name)
+        yield from _repeated_addresses(slots)
+        if fields.get("metrics") is not None and fields.get("metrics") == fields.get("listen"):
+            yield Complaint(("metrics",), "expected another port than listen's", "the default is 127.0.0.1:9611")
+        if fields.get("state") is not None and fields.get("state") == fields.get("runtime"):
+            yield Complaint(
+                ("runtime",), "expected another directory than state", "the default is /run/wnod/hostmaster"
+            )
+
+
+def _repeated(slots: Sequence[Any], field: str) -> Iterator[Complaint]:
+    """Slots that could not be read whole are compared in the fields that could."""
+    yield from _twice([getattr(slot, field, None) for slot in slots], field)
+
+
+def _repeated_addresses(slots: Sequence[Any]) -> Iterator[Complaint]:
+    addresses = [getattr(slot, "address", None) for slot in slots]
+    yield from _twice([address and address.split("/")[0] for address in addresses], "address")
+
+
+def _twice(values: Sequence[str | None], field: str) -> Iterator[Complaint]:
+    first: dict[str, int] = {}
+    for index, value in enumerate(values):
+        if value is None:
+            continue
+        if value in first:
+            yield Complaint(
+                ("slots", index, field), f"expected a {field} no other slot has", f"slots[{first[value]}] has it too"
+            )
+        first.setdefault(value, index)
