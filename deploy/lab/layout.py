@@ -97,7 +97,7 @@ class Layout:
 
     @property
     def state_file(self) -> Path:
-        return self.run / "lab.json"
+        return self.run / "state.json"
 
     def control(self, name: str) -> Path:
         """The control socket of the node's first process."""

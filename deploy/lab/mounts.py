@@ -8,20 +8,20 @@ the original entries, so no mount point has to be created on the machine.
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 from pathlib import Path
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a node sees. `binds` are [source, target, options], done last and in order."""
+    """What a node sees; without `replaced` only /proc and /sys are its own. `run` is the lab's socket directory, `runtime` maps a directory below /run to [owner, octal mode]; `keep` are paths that stay real directories instead of links, `grown` maps a directory to the entries it gets. `binds` are [source, target, options], done last and in order."""
 
     run: str
     keep: list[str]
     replaced: dict[str, str]
     grown: dict[str, dict[str, str]]
     binds: list[list[str]]
+    runtime: dict[str, list[str]]
 
 
 def mount(*argv: str) -> None:
@@ -32,37 +32,37 @@ def build(plan: Plan) -> None:
     """Makes the node's view; called once by the node's first process, as root, in fresh namespaces."""
     mount("--make-rprivate", "/")
     mount("-t", "proc", "proc", "/proc")
-    # A fresh sysfs shows this node's own network devices. No cgroups below it: nothing to clean up afterwards.
-    mount("-t", "sysfs", "-o", "ro", "sysfs", "/sys")
+    # A fresh sysfs shows this node's own network devices. An empty tmpfs where cgroups would be: slurmd wants a mount there,
+    # nobody can make a cgroup, so nothing is left to clean up.
+    mount("-t", "sysfs", "sysfs", "/sys")
+    mount("-t", "tmpfs", "-o", "mode=755,size=64k", "tmpfs", "/sys/fs/cgroup")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    if not plan.replaced:
+        return
     _private_run(plan)
     for target, source in plan.replaced.items():
         mount("--bind", source, target)
     for target, entries in plan.grown.items():
         _grow(target, entries, plan)
+    # After /etc is the node's own, because the owners may exist only there.
+    for path, (owner, mode) in plan.runtime.items():
+        subprocess.run(["install", "-d", "-o", owner, "-m", mode, path], check=True)
     for source, target, options in plan.binds:
         Path(target).mkdir(parents=True, exist_ok=True)
         mount("--bind", source, target)
         if options:
             mount("-o", f"remount,bind,{options}", target)
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
 def _private_run(plan: Plan) -> None:
     """An empty /run that still shows the lab's own socket directory."""
-    descriptor = os.open(plan.run, os.O_PATH | os.O_DIRECTORY)
-    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    Path(plan.run).mkdir(parents=True, exist_ok=True)
-    _bind_descriptor(descriptor, plan.run)
-    for name in ("lock", "user"):
-        Path("/run", name).mkdir()
-
-
-def _bind_descriptor(descriptor: int, target: str) -> None:
-    # pass_fds keeps the number the same in the child, where /proc/self names it.
-    subprocess.run(
-        ["mount", "-n", "--bind", f"/proc/self/fd/{descriptor}", target], check=True, pass_fds=(descriptor,)
-    )
-    os.close(descriptor)
+    # Built beside and moved, because the new /run hides the directory that has to be bound into it.
+    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/mnt")
+    inside = Path("/mnt") / Path(plan.run).relative_to("/run")
+    inside.mkdir(parents=True)
+    mount("--bind", plan.run, str(inside))
+    mount("--move", "/mnt", "/run")
+    Path("/run/lock").mkdir()
 
 
 def _grow(target: str, entries: dict[str, str], plan: Plan) -> None:

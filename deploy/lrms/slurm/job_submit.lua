@@ -1,0 +1,102 @@
+--[[ Worker Nodes on Demand: what slurmctld checks when a job is submitted or changed.
+
+  * The hidden partition of the VM nodes is for the bait alone: only root and SlurmUser may name it.
+  * A job for a bait partition must be a batch job on one node: an interactive job has no script that could move.
+  * `sbatch --get-user-env` and `--export=NONE` make slurmd run the user's login shell on the bait, outside of the job and
+    before any hook. The request is taken off here and left for the VM's starter (WNOD_GET_USER_ENV=1).
+
+  Edit the two settings below. A site that has a job_submit.lua calls wnod_submit and wnod_modify from its own functions.
+]]
+
+wnod_vm_partition = "vwn"
+wnod_bait_partitions = { batch = true }
+
+local UNSET32 = 0xfffffffe -- Slurm's NO_VAL: the user said nothing
+
+local function refuse(text)
+  slurm.log_user("wnod: " .. text)
+  return slurm.ERROR
+end
+
+local function each_partition(names)
+  return string.gmatch(names or "", "[^,]+")
+end
+
+local function names_vm_partition(names)
+  for name in each_partition(names) do
+    if name == wnod_vm_partition then return true end
+  end
+  return false
+end
+
+local function is_bait_job(desc, partitions)
+  local names = desc.partition
+  if names == nil or names == "" then
+    for name, partition in pairs(partitions or {}) do
+      if partition.flag_default == 1 then names = name end
+    end
+  end
+  for name in each_partition(names) do
+    if wnod_bait_partitions[name] then return true end
+  end
+  return false
+end
+
+local function trusted(uid)
+  return uid == 0 or (wnod_slurm_uid ~= nil and uid == wnod_slurm_uid)
+end
+
+-- slurmctld runs as SlurmUser: the owner of our own process is the one to trust.
+local function own_uid()
+  local status = io.open("/proc/self/status")
+  if status == nil then return nil end
+  local text = status:read("*a")
+  status:close()
+  return tonumber(string.match(text, "Uid:%s*(%d+)"))
+end
+wnod_slurm_uid = own_uid()
+
+local function postpone_login_environment(desc)
+  local environment = desc.environment
+  if environment ~= nil and environment["SLURM_GET_USER_ENV"] == "1" then
+    environment["SLURM_GET_USER_ENV"] = "0"
+    environment["WNOD_GET_USER_ENV"] = "1"
+  end
+end
+
+function wnod_submit(desc, partitions, uid)
+  if names_vm_partition(desc.partition) and not trusted(uid) then
+    return refuse("partition " .. wnod_vm_partition .. " is not for users: leave the partition away, name an environment with -C")
+  end
+  if not is_bait_job(desc, partitions) then return slurm.SUCCESS end
+  if desc.script == nil or desc.script == "" then
+    return refuse("this partition runs batch jobs in virtual machines: use sbatch (srun works inside the job)")
+  end
+  local nodes = desc.min_nodes
+  if nodes ~= nil and nodes ~= UNSET32 and nodes > 1 then
+    return refuse("a job here runs in one virtual machine: ask for one node (-N 1), not " .. nodes)
+  end
+  postpone_login_environment(desc)
+  return slurm.SUCCESS
+end
+
+function wnod_modify(desc, job, partitions, uid)
+  if trusted(uid) then return slurm.SUCCESS end
+  if names_vm_partition(desc.partition) then
+    return refuse("partition " .. wnod_vm_partition .. " is not for users")
+  end
+  if job ~= nil and names_vm_partition(job.partition) and desc.partition ~= nil then
+    return refuse("this job is bound to a virtual machine: cancel it, or wait for its end")
+  end
+  return slurm.SUCCESS
+end
+
+function slurm_job_submit(desc, partitions, uid)
+  return wnod_submit(desc, partitions, uid)
+end
+
+function slurm_job_modify(desc, job, partitions, uid)
+  return wnod_modify(desc, job, partitions, uid)
+end
+
+return slurm.SUCCESS
