@@ -1,0 +1,246 @@
+"""What must survive a crash: a daemon's intentions and bindings, in one SQLite file.
+
+A record is put before the deed it justifies and before the reply that speaks of it; when `put` or the
+outermost `transaction` returns, it is on disk (WAL, synchronous=FULL). A transaction is all or nothing.
+Everything happens on the calling thread, at once: never await inside a transaction, or what another
+coroutine writes meanwhile becomes part of it. docs/decisions/0002-journal.md says why it is made so.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal, TypeVar
+
+import msgspec
+
+from wnod.journalfile import (
+    JournalBroken,
+    JournalBusy,
+    JournalError,
+    JournalFull,
+    JournalNewer,
+    JournalNotOurs,
+    apply_upgrades,
+    connect,
+    read_meta,
+)
+
+__all__ = [
+    "Entry",
+    "Journal",
+    "JournalBroken",
+    "JournalBusy",
+    "JournalError",
+    "JournalFull",
+    "JournalNewer",
+    "JournalNotOurs",
+]
+
+T = TypeVar("T", bound=msgspec.Struct)
+Role = Literal["hostmaster", "bait"]
+
+HISTORY_PER_KEY = 200
+HISTORY_IN_ALL = 200_000
+MAX_TEXT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a key's history; `at` is what the caller gave: seconds since 1970."""
+
+    at: float
+    kind: str
+    text: str
+
+
+class Journal:
+    """The open journal of one daemon. Only one process can have it open; a crash leaves nothing to clean.
+
+    Opening raises JournalBusy (another process has it), JournalNotOurs (another role or owner, or not a
+    journal), JournalNewer (written by a newer wnod), JournalBroken (damaged). Writing raises JournalFull when
+    the disk refuses: nothing of that transaction is kept then.
+    """
+
+    def __init__(
+        self, path: str, role: Role, owner: str, committed: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        """`owner` is the host's or bait's name. `committed` hears how long each commit took."""
+        self.path = path
+        self._committed = committed
+        self._depth = 0
+        self._doomed = False
+        with contextlib.ExitStack() as undo:
+            self._lock = _lock(path)
+            undo.callback(os.close, self._lock)
+            self._db = connect(path)
+            undo.callback(self._db.close)
+            with _worded(path):
+                self._adopt(role, owner)
+            self.epoch = self.next_number("epoch")
+            """Counts this journal's openings; starts at 1, never repeats."""
+            undo.pop_all()
+
+    def _adopt(self, role: Role, owner: str) -> None:
+        """Bring the file to this schema and make sure that it is this daemon's."""
+        with self.transaction():
+            apply_upgrades(self._db, self.path)
+            meta = read_meta(self._db)
+            for name, value in (("role", role), ("owner", owner)):
+                if meta.setdefault(name, value) != value:
+                    raise JournalNotOurs(
+                        f"{self.path}: this is the journal of {name} {meta[name]!r}, not of {value!r}: "
+                        "give each daemon its own `state` directory, or move this file away if its daemon is gone"
+                    )
+                self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make everything inside one commit. Nested ones join the outermost; if any of them fails, all is undone."""
+        if self._depth == 0:
+            with _worded(self.path):
+                self._db.execute("BEGIN IMMEDIATE")
+        self._depth += 1
+        try:
+            yield
+        except BaseException:
+            self._leave(doomed=True)
+            raise
+        self._leave(doomed=False)
+        if self._depth == 0:
+            self._end()
+
+    def _leave(self, doomed: bool) -> None:
+        self._depth -= 1
+        self._doomed |= doomed
+        if self._depth == 0 and self._doomed and self._db.in_transaction:  # some failures undo it by themselves
+            self._db.execute("ROLLBACK")
+        if self._depth == 0 and doomed:
+            self._doomed = False
+
+    def _end(self) -> None:
+        if self._doomed:
+            self._doomed = False
+            raise JournalError(f"{self.path}: a part of this transaction failed, so all of it was undone")
+        before = perf_counter()
+        try:
+            with _worded(self.path):
+                self._db.execute("COMMIT")
+        except JournalError:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._committed(perf_counter() - before)
+
+    def put(self, kind: str, key: str, record: msgspec.Struct) -> None:
+        """Store the record under (kind, key), replacing an older one. On disk on return, or with the transaction."""
+        body = msgspec.json.encode(record)
+        self._write("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", _word(kind), _word(key), body)
+
+    def remove(self, kind: str, key: str) -> None:
+        """Forget the record; one already gone is a success."""
+        self._write("DELETE FROM records WHERE kind = ? AND key = ?", _word(kind), _word(key))
+
+    def load(self, kind: str, type_: type[T]) -> dict[str, T]:
+        """Every record of that kind by key, in the order of the keys. JournalBroken names one that does not decode."""
+        with _worded(self.path):
+            rows = self._db.execute("SELECT key, body FROM records WHERE kind = ? ORDER BY key", (kind,)).fetchall()
+        decoder = msgspec.json.Decoder(type_)
+        return {key: self._decode(decoder, kind, key, body) for key, body in rows}
+
+    def _decode(self, decoder: "msgspec.json.Decoder[T]", kind: str, key: str, body: bytes) -> T:
+        try:
+            return decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            raise JournalBroken(
+                f"{self.path}: record {kind}/{key} does not decode: {error}. Was it written by another version of wnod?"
+            ) from error
+
+    def next_number(self, name: str) -> int:
+        """The counter's next value, from 1: never given twice once committed. Use it only after the commit."""
+        return self._step(name, "value + 1", 1)
+
+    def raise_number(self, name: str, at_least: int) -> int:
+        """Make the counter at least that (the world shows a higher number than a restored journal); its value."""
+        return self._step(name, "max(value, excluded.value)", at_least)
+
+    def _step(self, name: str, change: str, first: int) -> int:
+        statement = (
+            f"INSERT INTO numbers VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = {change} RETURNING value"  # noqa: S608 - `change` is one of two constants
+        )
+        with self.transaction(), _worded(self.path):
+            ((value,),) = self._db.execute(statement, (_word(name), first)).fetchall()
+        return int(value)
+
+    def history(self, kind: str, key: str, text: str, at: float) -> None:
+        """Append one line to the key's audit history. Text is cut at 1024 characters; the oldest lines go first."""
+        clean = text.encode("utf-8", "replace").decode("utf-8")[:MAX_TEXT]
+        with self.transaction(), _worded(self.path):
+            row = (_word(kind), _word(key), at, clean)
+            number = self._db.execute("INSERT INTO history (kind, key, at, text) VALUES (?, ?, ?, ?)", row).lastrowid
+            self._db.execute("DELETE FROM history WHERE number <= ?", ((number or 0) - HISTORY_IN_ALL,))
+            self._db.execute(
+                "DELETE FROM history WHERE key = ?1 AND number <= "
+                "(SELECT number FROM history WHERE key = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+                (key, HISTORY_PER_KEY),
+            )
+
+    def read_history(self, key: str) -> tuple[Entry, ...]:
+        """The key's history, oldest first."""
+        with _worded(self.path):
+            rows = self._db.execute("SELECT at, kind, text FROM history WHERE key = ? ORDER BY number", (key,))
+            return tuple(Entry(*row) for row in rows)
+
+    def close(self) -> None:
+        """Stop using it. An unfinished transaction is undone. Idempotent."""
+        if self._lock >= 0:
+            self._db.close()
+            os.close(self._lock)
+            self._lock = -1
+
+    def _write(self, statement: str, *values: str | bytes) -> None:
+        with self.transaction(), _worded(self.path):
+            self._db.execute(statement, values)
+
+
+def _word(text: str) -> str:
+    """Kinds, keys and names are short printable words: anything else is a bug upstream."""
+    if not 0 < len(text) <= 255 or not text.isprintable():
+        raise ValueError(f"not a journal key: {text[:60]!r} (1 to 255 printable characters)")
+    return text
+
+
+@contextlib.contextmanager
+def _worded(path: str) -> Iterator[None]:
+    """SQLite's errors as ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise JournalBroken(
+                f"{path}: damaged: {error}. See docs/troubleshoot.md, 'The journal is damaged'"
+            ) from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise JournalBusy(f"{path}: another program holds a lock on it: {error}") from error
+        raise JournalFull(
+            f"{path}: cannot be written: {error}. Free disk space, or look at the disk's health"
+        ) from error
+
+
+def _lock(path: str) -> int:
+    """Hold `path`.lock as long as the process lives: SQLite's own locks would also keep readers out."""
+    try:
+        os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise JournalFull(f"{path}: cannot be opened: {error.strerror}. Check the `state` directory's owner") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise JournalBusy(f"{path}: another process has it open: is this daemon running already?") from error
+    return fd

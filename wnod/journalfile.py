@@ -1,0 +1,134 @@
+"""The journal's file: its schema, how an older one is brought up to date, and how to look into one read-only."""
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+APPLICATION = 0x776E6F64
+"""SQLite's application_id of our files: `wnod` in ASCII."""
+
+UPGRADES: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE records (kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, key))"
+        " WITHOUT ROWID",
+        "CREATE TABLE history (number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, key TEXT NOT NULL,"
+        " at REAL NOT NULL, text TEXT NOT NULL)",
+        "CREATE INDEX history_by_key ON history (key, number)",
+    ),
+)
+"""UPGRADES[n] brings schema n to n + 1; schema 0 is an empty file. Steps that were released never change."""
+
+SCHEMA = len(UPGRADES)
+
+
+class JournalError(Exception):
+    """Root of what can be wrong with a journal. The text names the file and the remedy."""
+
+
+class JournalBusy(JournalError):
+    """Another process has it open."""
+
+
+class JournalNotOurs(JournalError):
+    """It belongs to another daemon, or is no journal at all."""
+
+
+class JournalNewer(JournalError):
+    """A newer wnod wrote it."""
+
+
+class JournalBroken(JournalError):
+    """Its content is damaged."""
+
+
+class JournalFull(JournalError):
+    """The disk refused; nothing of the transaction was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a journal says of itself, read without changing it."""
+
+    schema: int
+    role: str
+    owner: str
+    epoch: int
+    records: dict[str, int]
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Open or create the file with every commit synced to disk. Raises JournalError."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    except OSError as error:
+        raise JournalFull(f"{path}: cannot be opened: {error.strerror}. Check its owner and mode") from error
+    db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+    try:
+        _check_content(db, path)
+        _check_kind(db, path)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error as error:
+        db.close()
+        raise JournalBroken(f"{path}: {error}. See docs/troubleshoot.md, 'The journal is damaged'") from error
+    except JournalError:
+        db.close()
+        raise
+    return db
+
+
+def _check_content(db: sqlite3.Connection, path: str) -> None:
+    ((verdict,),) = db.execute("PRAGMA quick_check(1)").fetchall()
+    if verdict != "ok":
+        raise JournalBroken(f"{path}: damaged: {verdict}. See docs/troubleshoot.md, 'The journal is damaged'")
+
+
+def _check_kind(db: sqlite3.Connection, path: str) -> None:
+    ((application,),) = db.execute("PRAGMA application_id").fetchall()
+    ((tables,),) = db.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    if application != APPLICATION and tables:
+        raise JournalNotOurs(f"{path}: an SQLite file, but not a wnod journal: give `state` a directory of its own")
+
+
+def apply_upgrades(db: sqlite3.Connection, path: str, upgrades: Sequence[Sequence[str]] = UPGRADES) -> None:
+    """Bring the file from its schema to the newest, inside the caller's transaction."""
+    ((schema,),) = db.execute("PRAGMA user_version").fetchall()
+    if schema > len(upgrades):
+        raise JournalNewer(
+            f"{path}: written by a newer wnod (schema {schema}, this one knows {len(upgrades)}): "
+            "install that version again"
+        )
+    for step in upgrades[schema:]:
+        for statement in step:
+            db.execute(statement)
+    db.execute(f"PRAGMA application_id = {APPLICATION}")
+    db.execute(f"PRAGMA user_version = {len(upgrades)}")
+
+
+def read_meta(db: sqlite3.Connection) -> dict[str, str]:
+    """The file's own facts by name."""
+    return dict(db.execute("SELECT name, value FROM meta").fetchall())
+
+
+def look(path: str) -> Look:
+    """Look into a journal that a daemon may have open, changing nothing. Raises JournalError."""
+    try:
+        db = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=1.0)
+    except sqlite3.Error as error:
+        raise JournalBroken(f"{path}: cannot be opened: {error}") from error
+    try:
+        _check_content(db, path)
+        _check_kind(db, path)
+        ((schema,),) = db.execute("PRAGMA user_version").fetchall()
+        meta = read_meta(db)
+        epoch = db.execute("SELECT value FROM numbers WHERE name = 'epoch'").fetchone()
+        records = dict(db.execute("SELECT kind, count(*) FROM records GROUP BY kind").fetchall())
+    except sqlite3.Error as error:
+        raise JournalBroken(f"{path}: {error}. See docs/troubleshoot.md, 'The journal is damaged'") from error
+    finally:
+        db.close()
+    return Look(schema, meta.get("role", ""), meta.get("owner", ""), epoch[0] if epoch else 0, records)
