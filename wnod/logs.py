@@ -5,6 +5,7 @@ lease=lease)`; every such keyword becomes a field of its own on the JSON line. S
 looks like one is blanked all the same.
 """
 
+import contextlib
 import json
 import re
 import sys
@@ -30,36 +31,39 @@ _SECRETS = re.compile(
     r"|(?<=\bcredential )\S+ [0-7]{4} [A-Za-z0-9+/=]+",
     re.DOTALL,
 )
-_OURS = ("log_", "time", "format", "isError", "failure", "message")
-_PRIORITY = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
+_NOT_IDENTITIES = ("log_", "time", "format", "isError", "failure", "message", "system", "factory")
+_TAKEN = ("level", "where", "text", "traceback")
 MAX_LINE = 16_384
 """Journald splits longer lines, which would no longer be JSON."""
 
 
 def start_logs(level: str = "info", format_: Format = "json", stream: IO[str] = sys.stderr) -> None:
     """From now on everything logged goes to the stream, one line each. Call once, before the reactor runs."""
-    observer = FilteringLogObserver(_Lines(format_, stream), [LogLevelFilterPredicate(LogLevel.levelWithName(level))])
+    threshold = LogLevelFilterPredicate(LogLevel.levelWithName(level))
+    if level == "info":
+        for namespace in ("twisted", "log_legacy"):
+            threshold.setLogLevelForNamespace(namespace, LogLevel.warn)  # ports opened and closed are our own story
+    observer = FilteringLogObserver(lines_to(stream, format_), [threshold])
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=False)
 
 
-@implementer(ILogObserver)
-class _Lines:
-    def __init__(self, format_: Format, stream: IO[str]) -> None:
-        self._line = json_line if format_ == "json" else text_line
-        self._stream = stream
+def lines_to(stream: IO[str], format_: Format) -> ILogObserver:
+    """An observer that writes each event as one line to that stream."""
+    line = json_line if format_ == "json" else text_line
 
-    def __call__(self, event: LogEvent) -> None:
-        try:
-            self._stream.write(self._line(event) + "\n")
-            self._stream.flush()
-        except OSError:
-            pass  # a full disk or a closed pipe must not stop a daemon
+    @implementer(ILogObserver)
+    def write(event: LogEvent) -> None:
+        with contextlib.suppress(OSError):  # a full disk or a closed pipe must not stop a daemon
+            stream.write(line(event) + "\n")
+            stream.flush()
+
+    return write
 
 
 def json_line(event: LogEvent) -> str:
     """The event as one JSON object: time (UTC), level, where, text, every identity, and a traceback if any."""
     line: dict[str, object] = {
-        "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),
+        "time": _time(event),
         "level": _level(event),
         "where": event.get("log_namespace", ""),
         "text": _text(event),
@@ -71,14 +75,17 @@ def json_line(event: LogEvent) -> str:
 
 
 def text_line(event: LogEvent) -> str:
-    """The event for a terminal, control characters escaped. Begins with the priority that journald understands."""
-    level = _level(event)
-    lines = [_text(event)]
+    """The event for a person: time (UTC), level, where, text; control characters escaped."""
+    parts = [_text(event)]
     if "log_failure" in event:
-        lines.append(_clean(event["log_failure"].getTraceback())[: MAX_LINE // 4])
-    body = " | ".join(" / ".join(text.splitlines()) for text in lines)
+        parts.append(_clean(event["log_failure"].getTraceback())[: MAX_LINE // 4])
+    body = " | ".join(" / ".join(part.splitlines()) for part in parts)
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in body)
-    return f"<{_PRIORITY[level]}>{level}: {event.get('log_namespace', '')}: {printable}"
+    return f"{_time(event)} {_level(event):<8} {event.get('log_namespace', '')}: {printable}"
+
+
+def _time(event: LogEvent) -> str:
+    return datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds")
 
 
 def _level(event: LogEvent) -> str:
@@ -91,10 +98,7 @@ def _text(event: LogEvent) -> str:
 
 
 def _fields(event: LogEvent) -> LogEvent:
-    return {key: value for key, value in event.items() if not key.startswith(_OURS) and key not in _TAKEN}
-
-
-_TAKEN = ("level", "where", "text", "traceback")
+    return {key: value for key, value in event.items() if not key.startswith(_NOT_IDENTITIES) and key not in _TAKEN}
 
 
 def _plain(value: object) -> object:

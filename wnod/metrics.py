@@ -7,11 +7,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IListeningPort, IReactorTCP
-from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
 
 from wnod import wnod_version
 from wnod.config.words import split_address
+from wnod.pages import Answer, Page, serve_pages
 
 Kind = Literal["gauge", "counter", "histogram"]
 
@@ -79,7 +78,7 @@ class Metrics:
         self._made = {spec.name: _make(spec, self._registry) for spec in BY_ROLE[role]}
         self.set("wnod_build_info", 1, version=wnod_version(), role=role, name=name)
 
-    def set(self, name: str, value: float, **labels: str) -> None:
+    def set(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
         made = self._made[name]
         assert isinstance(made, Gauge), f"{name} is no gauge"
@@ -93,13 +92,13 @@ class Metrics:
         for word in {*known, *values}:
             made.labels(**{label: word}).set(values.get(word, 0))
 
-    def count(self, name: str, by: float = 1, **labels: str) -> None:
+    def count(self, name: str, by: float = 1, /, **labels: str) -> None:
         """Add to a counter."""
         made = self._made[name]
         assert isinstance(made, Counter), f"{name} is no counter"
         (made.labels(**labels) if labels else made).inc(by)
 
-    def observe(self, name: str, seconds: float, **labels: str) -> None:
+    def observe(self, name: str, seconds: float, /, **labels: str) -> None:
         """Put one duration into a histogram. Negative ones (a clock was stepped) count as zero."""
         made = self._made[name]
         assert isinstance(made, Histogram), f"{name} is no histogram"
@@ -122,26 +121,13 @@ def _make(spec: Spec, registry: CollectorRegistry) -> Gauge | Counter | Histogra
     return Histogram(spec.name, spec.text, spec.labels, registry=registry, buckets=spec.buckets)
 
 
-class MetricsPage(Resource):
-    """GET /metrics."""
-
-    isLeaf = True
-
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__()
-        self._metrics = metrics
-
-    def render_GET(self, request: Request) -> bytes:
-        """The numbers as they are now."""
-        request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode("ascii"))
-        return self._metrics.text()
+def metrics_page(metrics: Metrics) -> Page:
+    """The numbers as they are now, as a page."""
+    return lambda arguments: Answer(metrics.text(), CONTENT_TYPE_LATEST)
 
 
 async def serve_metrics(reactor: IReactorTCP, address: str, metrics: Metrics) -> IListeningPort:
     """Answer GET /metrics at that "host:port" (IPv4, or IPv6 in brackets). OSError's Twisted kin if it is taken."""
     host, port = split_address(address)
-    root = Resource()
-    root.putChild(b"metrics", MetricsPage(metrics))
     endpoint = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
-    listening: IListeningPort = await endpoint(reactor, port, interface=host).listen(Site(root))
-    return listening
+    return await serve_pages(endpoint(reactor, port, interface=host), {"metrics": metrics_page(metrics)})

@@ -165,7 +165,7 @@ def run(
         _log.failure("cannot start: {reason}", reason=str(error))
         return FAILED
     _install_hang_up(reactor, service)
-    reactor.run()  # type: ignore[attr-defined] # a module that stands for an object
+    reactor.run()
     return service.code
 
 

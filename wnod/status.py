@@ -14,19 +14,15 @@ from urllib.parse import urlencode
 
 from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.interfaces import IListeningPort, IReactorUNIX
-from twisted.logger import Logger
-from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
 
-from wnod.metrics import Metrics, MetricsPage
+from wnod.metrics import Metrics, metrics_page
+from wnod.pages import Answer, Page, serve_pages
 
 SOCKET = "status.sock"
 MAX_ANSWER = 64 << 20
 
 Snapshot = Callable[[], Mapping[str, Any]]
 Explain = Callable[[str], Mapping[str, Any] | None]
-
-_log = Logger(namespace="wnod.status")
 
 
 class DaemonUnreachable(Exception):
@@ -44,20 +40,18 @@ class StatusServer:
         explain: Explain = lambda job: None,
         metrics: Metrics | None = None,
     ) -> None:
-        """`snapshot` and `explain` are called per question and return plain JSON values; explain's None: unknown job."""
+        """`snapshot` and `explain` are called per question and return plain JSON values; None: no such job."""
         self.path = socket_path(runtime)
         self._reactor = reactor
-        self._root = _pages(snapshot, explain, metrics)
+        self._pages = _pages(snapshot, explain, metrics)
         self._port: IListeningPort | None = None
 
     async def start(self) -> None:
         """Listen, replacing the socket a crashed predecessor left."""
         os.makedirs(os.path.dirname(self.path), mode=0o750, exist_ok=True)
         remove_socket(self.path)
-        endpoint = UNIXServerEndpoint(self._reactor, self.path, mode=0o660)
-        site = Site(self._root)
-        site.log = lambda request: None  # type: ignore[method-assign] # there is no address to write into an access log
-        self._port = await endpoint.listen(site)
+        endpoint: Any = UNIXServerEndpoint(self._reactor, self.path, mode=0o660)  # type: ignore[no-untyped-call]
+        self._port = await serve_pages(endpoint, self._pages)
 
     async def stop(self) -> None:
         """Stop listening and remove the socket. Idempotent."""
@@ -83,40 +77,24 @@ def remove_socket(path: str) -> None:
     os.unlink(path)
 
 
-class _Page(Resource):
-    """One path: calls `answer` with the request's `job` and writes what it returns as JSON."""
+def _pages(snapshot: Snapshot, explain: Explain, metrics: Metrics | None) -> dict[str, Page]:
+    def part(name: str) -> Page:
+        return lambda arguments: _json(snapshot().get(name, []))
 
-    isLeaf = True
+    def explanation(arguments: Mapping[str, str]) -> Answer:
+        answer = explain(arguments.get("job", ""))
+        return _json({"error": "unknown job"}, 404) if answer is None else _json(answer)
 
-    def __init__(self, answer: Callable[[str], Any]) -> None:
-        super().__init__()
-        self._answer = answer
-
-    def render_GET(self, request: Request) -> bytes:
-        """Answer, or say that it went wrong: a question must never harm the daemon."""
-        request.setHeader(b"content-type", b"application/json")
-        job = request.args.get(b"job", [b""])[0].decode("utf-8", "replace")
-        try:
-            answer = self._answer(job)
-        except Exception:
-            _log.failure("cannot answer {uri}", uri=ascii(request.uri))
-            request.setResponseCode(500)
-            return b'{"error": "internal error: see the daemon\'s log"}'
-        if answer is None:
-            request.setResponseCode(404)
-            answer = {"error": "unknown job"}
-        return json.dumps(answer, ensure_ascii=True).encode("ascii")
-
-
-def _pages(snapshot: Snapshot, explain: Explain, metrics: Metrics | None) -> Resource:
-    root = Resource()
-    root.putChild(b"status", _Page(lambda job: snapshot()))
-    for name in ("vms", "jobs", "environments"):
-        root.putChild(name.encode(), _Page(lambda job, name=name: snapshot().get(name, [])))  # type: ignore[misc]
-    root.putChild(b"explain", _Page(explain))
+    pages: dict[str, Page] = {name: part(name) for name in ("vms", "jobs", "environments")}
+    pages["status"] = lambda arguments: _json(snapshot())
+    pages["explain"] = explanation
     if metrics is not None:
-        root.putChild(b"metrics", MetricsPage(metrics))
-    return root
+        pages["metrics"] = metrics_page(metrics)
+    return pages
+
+
+def _json(value: Any, status: int = 200) -> Answer:
+    return Answer(json.dumps(value, ensure_ascii=True).encode("ascii"), status=status)
 
 
 class _UnixConnection(http.client.HTTPConnection):
