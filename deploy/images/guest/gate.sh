@@ -1,0 +1,122 @@
+# shellcheck shell=sh
+# The gate: may this run's user code start here? Sourced by the agent, which owns the variables
+# asks, ended and counter. A run is known by JOB.TASK.RESTART; its marker is a directory under
+# $RUN/runs that only root can make, so it can be made once per boot.
+
+# Requests of the starter come through a FIFO that the job's owner may write. Its own reader
+# checks every line, so an owner who writes rubbish cannot disturb the loop.
+read_asks() {
+    exec 6<>"$RUN/ask"
+    while read -r word kind job task restart uid lane rest <&6; do
+        [ "$word" = ask ] && [ -z "$rest" ] || continue
+        case $kind in batch | step) ;; *) continue ;; esac
+        is_run "$job" "$task" "$restart" && is_number "$uid" && is_lane "$lane" || continue
+        echo "ask $kind $job $task $restart $uid $lane" >"$RUN/inbox"
+    done
+}
+
+is_lane() {
+    case " $LANES " in *" $1 "*) [ -n "$1" ] ;; *) return 1 ;; esac
+}
+
+is_run() {
+    is_number "$1" && is_number "$3" || return 1
+    [ "$2" = - ] || is_number "$2"
+}
+
+# reply LANE WORD: never blocks, also when the starter has gone (opening both ways).
+reply() { echo "$2" 1<>"$RUN/lane/$1"; }
+
+# $asks holds one line "n kind job task restart uid lane" for each question without an answer.
+on_ask() {
+    key=$2.$3.$4
+    if [ -d "$RUN/runs/$key" ]; then
+        # A step of a started run goes on; a second batch start of the same run never does.
+        if [ "$1" = step ]; then reply "$6" allow; else reply "$6" deny; fi
+        return 0
+    fi
+    counter=$((counter + 1))
+    asks="$asks$counter $*
+"
+    send "may-start $boot_id $counter $2 $3 $4 $5"
+}
+
+repeat_asks() {
+    [ -n "$asks" ] || return 0
+    while read -r n _ job task restart uid _; do
+        [ -n "$n" ] && send "may-start $boot_id $n $job $task $restart $uid"
+    done <<EOT
+$asks
+EOT
+}
+
+# on_answer allow|deny N: 1 when no question has this number.
+on_answer() {
+    is_number "$2" || return 1
+    kept='' answered=1
+    while read -r n kind job task restart uid lane; do
+        [ -n "$n" ] || continue
+        if [ "$n" = "$2" ]; then
+            answered=0
+            settle "$1" "$kind" "$job.$task.$restart" "$lane"
+        else
+            kept="$kept$n $kind $job $task $restart $uid $lane
+"
+        fi
+    done <<EOT
+$asks
+EOT
+    asks=$kept
+    return "$answered"
+}
+
+# settle ANSWER KIND KEY LANE: making the marker and the permission to start are one act.
+settle() {
+    if [ "$1" = allow ] && mkdir -m 0700 "$RUN/runs/$3" 2>/dev/null; then
+        say "start $3"
+        reply "$4" allow
+    elif [ "$1" = allow ] && [ "$2" = step ]; then
+        reply "$4" allow
+    else
+        say "no start $3"
+        reply "$4" deny
+    fi
+}
+
+# on_finished JOB STATUS (from the epilog): says which run of the job has ended here, and
+# forgets questions of the job that nobody waits for any more.
+on_finished() {
+    is_number "$1" || return 0
+    set +f
+    for marker in "$RUN/runs/$1".*; do
+        [ -d "$marker" ] || continue
+        run=${marker##*/}
+        run=${run#*.}
+        line="finished $boot_id $1 ${run%.*} ${run#*.} $2"
+        case $ended in *"$line"*) ;; *) remember_ended "$line" ;; esac
+        send "$line"
+    done
+    set -f
+    forget_asks "$1"
+    say "finished $1"
+}
+
+# The last eight are repeated after each welcome, for a hostmaster that was away.
+remember_ended() {
+    ended="${ended:+$ended
+}$1"
+    endings=$((${endings:-0} + 1))
+    [ "$endings" -le 8 ] || ended=${ended#*
+}
+}
+
+forget_asks() {
+    kept=''
+    while read -r n kind job rest; do
+        [ -z "$n" ] || [ "$job" = "$1" ] || kept="$kept$n $kind $job $rest
+"
+    done <<EOT
+$asks
+EOT
+    asks=$kept
+}
