@@ -58,15 +58,17 @@ class _Numbered:
 _FROM: Final = {Side.BAIT: FromBait, Side.HOST: FromHost}
 _OPENING: Final = (Hello, Welcome)
 _ENCODER: Final = msgspec.json.Encoder()
-_OWN: Final[dict[Side, msgspec.json.Decoder[Any]]] = {side: msgspec.json.Decoder(union) for side, union in _FROM.items()}
-_READ: Final[dict[Side, msgspec.json.Decoder[Any]]] = {
+_Decoders = dict[Side, msgspec.json.Decoder[Any]]
+_OWN: Final[_Decoders] = {side: msgspec.json.Decoder(union) for side, union in _FROM.items()}
+_READ: Final[_Decoders] = {
     Side.HOST: msgspec.json.Decoder(Envelope[FromBait]),
     Side.BAIT: msgspec.json.Decoder(Envelope[FromHost]),
 }
 
 
 def _not_understood(what: str, error: Exception) -> TheirMistake:
-    return TheirMistake(f"{what} not understood: {error}"[:500])
+    text = f"{what} not understood: {error}"[:500]
+    return TheirMistake("".join(c if c.isprintable() else "?" for c in text))  # it may quote the peer
 
 
 class Session:
@@ -92,9 +94,9 @@ class Session:
         return len(self._waiting) + len(self._flight)
 
     @property
-    def owed(self) -> bool:
-        """True if the peer has sent something that was not acknowledged yet."""
-        return self._told != self.seen
+    def owed(self) -> int:
+        """How many acknowledgements the peer waits for."""
+        return self.seen - self._told
 
     def can_resume(self, peer_seen: int) -> bool:
         """True if the peer's count of what it has seen continues this session without a hole."""
