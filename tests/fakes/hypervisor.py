@@ -1,0 +1,159 @@
+"""A hypervisor in memory. The contract suite runs on it and on libvirt alike; faults are switched on by tests.
+
+It keeps each domain as the XML that libvirt would be given and reads it back with the real reader, so that a
+test over it also proves that what we write down about a VM can be found again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from hostmaster.domain import domain_xml, read_domain
+from hostmaster.world import (
+    Accelerator,
+    Domain,
+    DomainRefused,
+    DomainSpec,
+    DomainState,
+    HypervisorUnavailable,
+)
+
+
+@dataclass
+class Kept:
+    """One domain that exists."""
+
+    xml: str
+    state: DomainState = DomainState.RUNNING
+    spec: DomainSpec | None = None
+
+
+@dataclass
+class FakeHypervisor:
+    """hostmaster.world.Hypervisor. Public fields are the test's controls and windows."""
+
+    clock: IReactorTime
+    accelerator: Accelerator = Accelerator.TCG
+    kept: dict[str, Kept] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    """Every call as "verb uuid", whatever became of it."""
+    away: str = ""
+    """Not empty: libvirt does not answer, for this reason, and does nothing."""
+    refuse: str = ""
+    """Not empty: every create is refused with this text."""
+    lose_answers: int = 0
+    """So many of the next calls are carried out, but their answer is lost."""
+    hang: bool = False
+    """Calls stay unanswered and undone until `release`."""
+    drop_hints: bool = False
+    _hung: list["Deferred[None]"] = field(default_factory=list)
+    _hints: list[Callable[[str], None]] = field(default_factory=list)
+
+    # --- hostmaster.world.Hypervisor -------------------------------------------------------------
+
+    async def create(self, spec: DomainSpec) -> None:
+        await self._begin(f"create {spec.uuid}")
+        if spec.uuid not in self.kept:
+            if self.refuse:
+                raise DomainRefused(self.refuse)
+            for domain in self._all():
+                if domain.name == spec.ours.slot:
+                    raise DomainRefused(f"domain '{domain.name}' already exists with uuid {domain.uuid}")
+            self.kept[spec.uuid] = Kept(domain_xml(spec), spec=spec)
+            self._hint(spec.uuid)
+        self._answer()
+
+    async def destroy(self, uuid: str) -> None:
+        await self._begin(f"destroy {uuid}")
+        if uuid in self.kept:
+            if self._domain(uuid).ours is None:
+                raise DomainRefused(f"domain {uuid} is not ours: it is left alone")
+            self.vanish(uuid)
+        self._answer()
+
+    async def pause(self, uuid: str) -> None:
+        await self._bring_to(uuid, "pause", DomainState.PAUSED)
+
+    async def unpause(self, uuid: str) -> None:
+        await self._bring_to(uuid, "unpause", DomainState.RUNNING)
+
+    async def domains(self) -> tuple[Domain, ...]:
+        await self._begin("domains")
+        found = self._all()
+        self._answer()
+        return found
+
+    async def probe(self, kernel: str, initrd: str) -> tuple[Accelerator, str]:
+        await self._begin("probe")
+        return self.accelerator, "the test said so"
+
+    def watch(self, hint: Callable[[str], None]) -> None:
+        self._hints.append(hint)
+
+    # --- what tests do to it ---------------------------------------------------------------------
+
+    def vanish(self, uuid: str) -> None:
+        """The domain ends: its guest shut down, or somebody destroyed it."""
+        del self.kept[uuid]
+        self._hint(uuid)
+
+    def stop(self, uuid: str) -> None:
+        """The domain is there but executes nothing, as after a crash that is preserved."""
+        self.kept[uuid].state = DomainState.STOPPED
+        self._hint(uuid)
+
+    def stranger(self, name: str) -> str:
+        """A domain that somebody else made; its UUID."""
+        uuid = str(uuid4())
+        self.kept[uuid] = Kept(f"<domain type='test'><name>{name}</name><uuid>{uuid}</uuid></domain>")
+        return uuid
+
+    def release(self) -> None:
+        """Let the hanging calls go on."""
+        self.hang = False
+        hung, self._hung = self._hung, []
+        for deferred in hung:
+            deferred.callback(None)
+
+    def come_back(self) -> None:
+        """libvirt answers again, and says that all may have changed."""
+        self.away = ""
+        self._hint("")
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    async def _begin(self, call: str) -> None:
+        self.calls.append(call)
+        if self.hang:
+            self._hung.append(Deferred())
+            await self._hung[-1]
+        if self.away:
+            raise HypervisorUnavailable(f"{call}: {self.away}")
+
+    def _answer(self) -> None:
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise HypervisorUnavailable("the answer was lost")
+
+    async def _bring_to(self, uuid: str, verb: str, wanted: DomainState) -> None:
+        await self._begin(f"{verb} {uuid}")
+        if uuid not in self.kept:
+            raise DomainRefused(f"no domain {uuid}")
+        if self.kept[uuid].state is not wanted:
+            self.kept[uuid].state = wanted
+            self._hint(uuid)
+        self._answer()
+
+    def _all(self) -> tuple[Domain, ...]:
+        return tuple(self._domain(uuid) for uuid in self.kept)
+
+    def _domain(self, uuid: str) -> Domain:
+        return read_domain(self.kept[uuid].xml, self.kept[uuid].state)
+
+    def _hint(self, uuid: str) -> None:
+        # Later, as with libvirt, whose events come from another thread.
+        for hint in () if self.drop_hints else self._hints:
+            self.clock.callLater(0, hint, uuid)
