@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from hostmaster.lifecycle import Vm
 from protocol.ids import EnvironmentName, Room, Shape, VmName
 from protocol.messages import Code, Offer, RequestVm, VmPhase
@@ -17,6 +19,10 @@ class Host:
     offers: Mapping[EnvironmentName, Offer]
     refusals: Mapping[EnvironmentName, str]
     """Environments whose image is not fit for use, and why."""
+    images: Mapping[EnvironmentName, str]
+    """Image ids of the environments in the catalogue."""
+    overheads: Mapping[EnvironmentName, int]
+    """Memory (MiB) a VM of the environment needs beside what its job asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +57,16 @@ def free_slots(host: Host, vms: Iterable[Vm]) -> tuple[VmName, ...]:
     return tuple(slot for slot in host.slots if slot not in taken)
 
 
+def charged(host: Host, environment: EnvironmentName, wanted: Shape) -> Shape:
+    """The shape of the VM whose job sees `wanted`: the environment's own memory comes on top."""
+    overhead = host.overheads.get(environment, 0)
+    return replace(wanted, memory_mib=wanted.memory_mib + overhead)
+
+
 def largest(host: Host, offer: Offer) -> Shape | None:
-    """The largest shape of an environment that this host could ever make; None if not even one cpu fits."""
+    """The largest job this host could ever take in an environment; None if not even one cpu fits."""
     cpus = min(offer.largest.cpus, host.total.cpus)
-    memory = min(offer.largest.memory_mib, host.total.memory_mib)
+    memory = min(offer.largest.memory_mib, host.total.memory_mib - host.overheads.get(offer.environment, 0))
     disk = min(offer.largest.disk_mib, host.total.disk_mib)
     if cpus < 1 or memory < 64 or disk < 16:
         return None
@@ -76,8 +88,9 @@ def admit(request: RequestVm, host: Host, vms: Iterable[Vm]) -> Grant | Refusal:
     if not slots:
         return Refusal(Code.NO_ROOM, f"all {len(host.slots)} slots are taken", False, 5.0)
     room = free(host, vms)
-    if not request.shape.fits(room):
-        return Refusal(Code.NO_ROOM, f"wanted {_words(request.shape)}, free {_words(room)}", False, 5.0)
+    shape = charged(host, request.environment, request.shape)
+    if not shape.fits(room):
+        return Refusal(Code.NO_ROOM, f"wanted {_words(shape)}, free {_words(room)}", False, 5.0)
     return Grant(slots[0])
 
 

@@ -254,6 +254,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     environment: EnvironmentField
     available: bool
     largest: Shape
+    usual: Shape
+    """What a job that says nothing gets."""
     text: Text = ""
 
 

@@ -105,7 +105,8 @@ class Lrms(Protocol):
         """Target the parked job at the VM's node, then release it (retarget + release)."""
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
-        """Undo all we did: no target, home partition, eligible in `delay_s` seconds, released if held by us (R11, R12)."""
+        """Undo all we did: no target, home partition, eligible in `delay_s` seconds, released if held by us
+        (R11, R12). Ours is a hold that the LRMS set for an exit code or that `refuse` set, not a human's."""
 
     async def refuse(self, run: Run, home: Home, text: str) -> None:
         """Leave the job held such that its user sees `text`, can change the job and can release it himself."""
@@ -118,6 +119,10 @@ class Lrms(Protocol):
 
     async def open_node(self, node: str) -> None:
         """Undo our own close; a node a human closed is left alone."""
+
+    async def fail_node(self, node: str, reason: str) -> None:
+        """Tell the LRMS that a VM's node is dead, so that it sees to its job now and not after its own time-out.
+        Only ever called for a VM that is positively gone. A node the LRMS does not know is a success."""
 
     async def remove_node(self, node: str) -> None:
         """Forget a VM's node; one already gone is a success."""

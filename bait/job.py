@@ -1,0 +1,284 @@
+"""One job's way through a VM, decided: the lease on record, the LRMS and the host as seen, and the next deed.
+
+Theory of operation. A `Lease` is what this bait intends for one *run* of one job (the run its starter caught,
+restart r). The job leaves the bait only by the starter's exit (R3): told `park`, the starter exits with the
+LRMS's own requeue-and-hold code, and the job comes back as run r+1, held. That run, and no other, is bound to
+the VM; when the VM is a node of the LRMS, the job is sent there and released. From then on the LRMS owns
+it. `decide` is run over the same facts again and again, also after a crash: nothing here remembers.
+
+    REQUESTED -> GRANTED -> PARKING -> PARKED -> RELEASED -> STARTED -> ENDED -> (forgotten)
+    any of the first five -> RETURNING (back to the queue, to any bait) -> ENDED
+    REQUESTED -> REFUSING (held for its user, told why) -> ENDED
+
+Three rules make it safe. *A missing fact is not a fact*: `known` false means no deed on the job. *A restart
+count that is not the expected one* means that somebody else (the LRMS, a user, an administrator, an older
+self) moved the job: then this lease lets go of it (R6). *The VM is released last*, when the LRMS has no job on
+it any more and its node is gone, so that a slot's next VM never meets its predecessor's node.
+"""
+
+from msgspec.structs import replace
+
+from bait.lease import Deed, Denial, Facts, Lease, Phase, Step, Times
+from bait.lrms.base import JobState, JobView
+from protocol.ids import Run
+from protocol.messages import VmPhase
+
+
+def decide(lease: Lease, facts: Facts, times: Times) -> Step:
+    """The next step of this lease."""
+    if lease.phase is Phase.ENDED:
+        return _ended(lease, facts, times)
+    if not facts.known:
+        return Step(lease, wake_s=times.poll_s)
+    if facts.job is not None and facts.job.run.restart < lease.run.restart:
+        # The LRMS has gone back in time (R15): nothing it says of this job can be trusted yet.
+        return Step(lease, wake_s=times.poll_s)
+    if facts.job is None or facts.job.state is JobState.ENDED:
+        return Step(_end(lease, facts, _how_it_ended(facts.job)))
+    match lease.phase:
+        case Phase.REQUESTED | Phase.GRANTED:
+            return _at_the_bait(lease, facts.job, facts, times)
+        case Phase.PARKING:
+            return _parking(lease, facts.job, facts, times)
+        case Phase.PARKED:
+            return _parked(lease, facts.job, facts, times)
+        case Phase.RELEASED:
+            return _released(lease, facts.job, facts, times)
+        case Phase.STARTED:
+            return _started(lease, facts.job, facts, times)
+        case Phase.RETURNING:
+            return _returning(lease, facts.job, facts, times)
+        case Phase.REFUSING:
+            return _refusing(lease, facts.job, facts, times)
+
+
+# --- at the bait: the starter waits, no user code has run -----------------------------------------------
+
+
+def _here(lease: Lease, job: JobView, facts: Facts) -> bool:
+    return job.run.restart == lease.run.restart and job.state is JobState.RUNNING and job.node == facts.bait
+
+
+def _at_the_bait(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    if job.run.restart > lease.run.restart:
+        return Step(_end(lease, facts, "the job left the bait by itself"))
+    if not (_here(lease, job, facts) and facts.hook):
+        # The LRMS is starting or requeueing it, or the starter is gone: the restart count will tell.
+        late = facts.now > lease.since + times.answer_s and not facts.hook
+        return Step(_return(lease, facts, "the starter is gone") if late else lease, wake_s=times.soon_s)
+    if facts.denied is not None:
+        return _denied(lease, facts.denied, facts)
+    if facts.lost:
+        return Step(_return(lease, facts, facts.lost))
+    if facts.now > lease.since + times.answer_s:
+        return Step(_return(lease, facts, "the hostmaster did not answer in time", delay_s=5))
+    if lease.phase is Phase.REQUESTED:
+        return _requested(lease, facts, times)
+    return _granted(lease, job, facts, times)
+
+
+def _requested(lease: Lease, facts: Facts, times: Times) -> Step:
+    if facts.vm is not None:
+        granted = replace(lease, vm=facts.vm.vm, generation=facts.vm.generation)
+        return Step(_enter(granted, Phase.GRANTED, facts.now, "granted"))
+    if facts.linked and not facts.asking:
+        return Step(lease, Deed.ASK)
+    return Step(lease, wake_s=times.poll_s)
+
+
+def _granted(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    if facts.vm is None or facts.vm.generation != lease.generation:
+        if facts.host_known:
+            return Step(_return(lease, facts, "the host has lost the VM"))
+        return Step(lease, wake_s=times.poll_s)
+    if not facts.vm.bound:
+        return Step(lease, None if facts.asking or not facts.linked else Deed.BIND, times.poll_s)
+    if not job.requeue:
+        return Step(lease, Deed.MAKE_REQUEUEABLE)
+    return Step(_enter(lease, Phase.PARKING, facts.now))
+
+
+def _denied(lease: Lease, denial: Denial, facts: Facts) -> Step:
+    if denial.permanent:
+        return Step(_enter(replace(lease, text=denial.text), Phase.REFUSING, facts.now))
+    delay = int(denial.retry_after_s or 5)
+    return Step(_return(lease, facts, denial.text, delay_s=delay))
+
+
+# --- between bait and VM ----------------------------------------------------------------------------------
+
+
+def _parking(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    if _here(lease, job, facts):
+        return Step(lease, Deed.SAY_PARK if facts.hook else None, times.soon_s)
+    if job.state is JobState.LEAVING or job.run.restart == lease.run.restart:
+        return Step(lease, wake_s=times.soon_s)
+    if job.run != lease.target or job.state is not JobState.PENDING:
+        return Step(_end(lease, facts, "somebody else moved the job"))
+    if not job.held:
+        return Step(_return(lease, facts, "the starter ran out of time"))
+    return Step(_enter(lease, Phase.PARKED, facts.now, "parked"))
+
+
+def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    if job.run != lease.target or job.state is not JobState.PENDING:
+        if job.run == lease.target and job.node == lease.vm:
+            return Step(_enter(lease, Phase.RELEASED, facts.now, "released"))
+        return Step(_end(lease, facts, "somebody else moved the job"))
+    if not job.held:
+        sent = lease.vm in job.required_nodes
+        return Step(_enter(lease, Phase.RELEASED, facts.now, "released") if sent else _taken_away(lease, facts))
+    trouble = _vm_trouble(lease, facts, times)
+    if trouble:
+        return Step(_return(lease, facts, trouble))
+    if facts.vm is not None and facts.vm.phase in (VmPhase.READY, VmPhase.BOUND) and facts.vm.bound:
+        return _ready(lease, facts, times)
+    return Step(lease, Deed.TELL if not lease.told else None, times.poll_s)
+
+
+def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
+    if "ready" not in lease.stages:
+        return Step(replace(lease, stages={**lease.stages, "ready": facts.now}))
+    if facts.node_ready:
+        return Step(lease, Deed.SEND)
+    if facts.now > lease.stages["ready"] + times.register_s:
+        return Step(_return(lease, facts, f"the VM {lease.vm} did not become a node in {times.register_s:.0f} s"))
+    return Step(lease, wake_s=times.soon_s)
+
+
+def _vm_trouble(lease: Lease, facts: Facts, times: Times) -> str:
+    if facts.lost:
+        return facts.lost
+    if facts.host_known and (facts.vm is None or facts.vm.generation != lease.generation):
+        return "the host has lost the VM"
+    if not facts.linked and facts.now > lease.since + times.silence_s:
+        return "the hostmaster does not answer"
+    return ""
+
+
+def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    if job.run.restart > lease.target.restart:
+        return Step(_return(lease, facts, f"the run ended before it started in {lease.vm}"))
+    if job.run != lease.target:
+        return Step(_end(lease, facts, "somebody else moved the job"))
+    if facts.vm is not None and facts.vm.phase is VmPhase.STARTED and facts.vm.bound:
+        return Step(_enter(lease, Phase.STARTED, facts.now, "running"))
+    if job.state is JobState.PENDING and lease.vm not in job.required_nodes:
+        return Step(_taken_away(lease, facts))
+    trouble = _vm_trouble(lease, facts, times) if facts.linked else ""
+    if trouble and job.state is JobState.PENDING:
+        return Step(_return(lease, facts, trouble))
+    if trouble and not lease.failed_node:
+        return Step(lease, Deed.FAIL_NODE)
+    return Step(lease, wake_s=min(times.poll_s, 3 * times.soon_s))
+
+
+def _taken_away(lease: Lease, facts: Facts) -> Lease:
+    return _return(lease, facts, "the job was released or changed by somebody else")
+
+
+# --- in the VM --------------------------------------------------------------------------------------------
+
+
+def _started(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    if job.run.restart > lease.target.restart:
+        if job.held and not facts.lost:
+            return Step(_enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
+        return Step(_return(lease, facts, f"the run in {lease.vm} was requeued"))
+    if (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:
+        return Step(lease, Deed.FAIL_NODE)
+    return Step(lease, wake_s=times.soon_s if job.state is JobState.LEAVING else times.poll_s)
+
+
+_RESERVED = (
+    "the job has run to its end and exited with a code that this site reserves (see docs/troubleshoot.md); "
+    "cancel it, or release it to run it once more"
+)
+
+
+def _is_gone(lease: Lease, facts: Facts) -> bool:
+    return facts.host_known and (facts.vm is None or facts.vm.generation != lease.generation)
+
+
+# --- back to the queue, or held for the user ---------------------------------------------------------------
+
+
+def _returning(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    if _here(lease, job, facts):
+        return Step(lease, Deed.SAY_BACK if facts.hook else None, times.soon_s)
+    if job.state is JobState.LEAVING:
+        return Step(lease, wake_s=times.soon_s)
+    if job.state is JobState.PENDING:
+        return Step(lease, Deed.GIVE_BACK)
+    if job.run.restart == lease.run.restart or job.node == lease.vm:
+        # Still the same run, not seen to have left yet; or on its way in the VM it was sent to.
+        return Step(lease, wake_s=times.poll_s)
+    return Step(_end(lease, facts, "the job went on elsewhere"))
+
+
+def _refusing(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    if _here(lease, job, facts):
+        if not job.requeue:
+            return Step(lease, Deed.MAKE_REQUEUEABLE)
+        return Step(lease, Deed.SAY_PARK if facts.hook else None, times.soon_s)
+    if job.state is JobState.PENDING and job.run.restart > lease.run.restart:
+        return Step(lease, Deed.REFUSE)
+    if job.state is JobState.LEAVING or job.run.restart == lease.run.restart:
+        return Step(lease, wake_s=times.soon_s)
+    return Step(_end(lease, facts, "the job went on elsewhere"))
+
+
+# --- the end ----------------------------------------------------------------------------------------------
+
+
+def _ended(lease: Lease, facts: Facts, times: Times) -> Step:
+    if lease.vm is not None and not facts.known:
+        return Step(lease, wake_s=times.poll_s)
+    if facts.node:
+        return Step(lease, Deed.REMOVE_NODE)
+    if facts.asking:
+        return Step(lease, wake_s=times.poll_s)
+    if facts.host_known and facts.vm is None:
+        return Step(lease, Deed.FORGET)
+    return Step(lease, Deed.RELEASE_VM if facts.linked else None, times.poll_s)
+
+
+def done(lease: Lease, deed: Deed, now: float) -> Lease:
+    """The record after a deed succeeded. Losing it in a crash only means that the deed is done again."""
+    match deed:
+        case Deed.TELL:
+            return replace(lease, told=True)
+        case Deed.SEND:
+            return _enter(lease, Phase.RELEASED, now, "released")
+        case Deed.GIVE_BACK | Deed.REFUSE:
+            return _enter(lease, Phase.ENDED, now, "ended")
+        case Deed.FAIL_NODE:
+            return replace(lease, failed_node=True)
+    return lease
+
+
+def superseded(lease: Lease, newer: Run) -> bool:
+    """True if a starter of `newer` proves that this lease's hold on the job is over (R6)."""
+    return lease.run.same_job(newer) and newer.restart > lease.run.restart and lease.phase is not Phase.ENDED
+
+
+def supersede(lease: Lease, newer: Run, now: float) -> Lease:
+    """Let go of the job: its newer run is at a bait again, so the older one runs nowhere."""
+    return _enter(replace(lease, text=f"superseded by {newer}"), Phase.ENDED, now, "ended")
+
+
+def _enter(lease: Lease, phase: Phase, now: float, stage: str | None = None) -> Lease:
+    stages = lease.stages if stage is None or stage in lease.stages else {**lease.stages, stage: now}
+    return replace(lease, phase=phase, since=now, stages=stages)
+
+
+def _end(lease: Lease, facts: Facts, text: str) -> Lease:
+    return _enter(replace(lease, text=text), Phase.ENDED, facts.now, "ended")
+
+
+def _return(lease: Lease, facts: Facts, text: str, delay_s: int = 0) -> Lease:
+    return _enter(replace(lease, text=text, delay_s=delay_s), Phase.RETURNING, facts.now)
+
+
+def _how_it_ended(job: JobView | None) -> str:
+    return "the batch system does not know the job any more" if job is None else job.word

@@ -1,0 +1,139 @@
+"""What a bait writes down of one run of one job, and what it can see of it. Types only; `bait.job` decides."""
+
+import enum
+from dataclasses import dataclass
+
+import msgspec
+
+from bait.lrms.base import Home, JobView
+from protocol.ids import EnvironmentName, Generation, LeaseId, Run, Shape, VmName
+from protocol.messages import Code, VmStatus
+
+
+class Phase(enum.StrEnum):
+    """Where a lease stands. The words of `wnod jobs` and of the metrics."""
+
+    REQUESTED = "requested"
+    GRANTED = "granted"
+    PARKING = "parking"
+    PARKED = "parked"
+    RELEASED = "released"
+    STARTED = "started"
+    RETURNING = "returning"
+    REFUSING = "refusing"
+    ENDED = "ended"
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this bait intends for one run. Times are seconds since 1970."""
+
+    lease: LeaseId
+    run: Run
+    """The run the starter caught; `run.next()` is the one that may start in the VM."""
+    owner: int
+    user: str
+    environment: EnvironmentName
+    shape: Shape
+    partition: str
+    requeue: bool
+    """The job's home, put back when it is given back (R11)."""
+    phase: Phase
+    since: float
+    vm: VmName | None = None
+    generation: Generation | None = None
+    text: str = ""
+    """Why the job waits, comes back or is refused: shown to its user."""
+    delay_s: int = 0
+    """How long a job that is given back waits in the queue."""
+    told: bool = False
+    failed_node: bool = False
+    stages: dict[str, float] = {}
+    """Stage name to the time it was reached."""
+
+    @property
+    def home(self) -> Home:
+        """What `give_back` must restore."""
+        return Home(self.partition, self.requeue)
+
+    @property
+    def target(self) -> Run:
+        """The run that may start in the VM."""
+        return self.run.next()
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """The host's no."""
+
+    code: Code
+    text: str
+    permanent: bool
+    retry_after_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is seen now."""
+
+    now: float
+    known: bool
+    """False: the LRMS could not be asked, `job` and `node` mean nothing."""
+    job: JobView | None
+    bait: str
+    """The name of this bait's own node."""
+    hook: bool
+    """The starter of `Lease.run` waits for its answer."""
+    linked: bool
+    asking: bool
+    """A request of this lease waits for the host's answer in this conversation."""
+    host_known: bool
+    """True if `vm` is the host's word of this conversation; None of it then means there is no such VM."""
+    vm: VmStatus | None
+    denied: Denial | None = None
+    lost: str = ""
+    """Why the host says the VM is gone; empty if it does not say so."""
+    node: bool = False
+    """The LRMS knows a node of the VM's name."""
+    node_ready: bool = False
+    """That node has registered and can take the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Limits in seconds."""
+
+    answer_s: float = 10.0
+    """How long a job may wait at the bait for the host's yes or no."""
+    register_s: float = 60.0
+    """How long a ready VM may take to become a node of the LRMS."""
+    silence_s: float = 120.0
+    """How long a parked job waits for a host that does not answer."""
+    soon_s: float = 0.1
+    poll_s: float = 1.0
+
+
+class Deed(enum.Enum):
+    """What may be done to the world. Each is idempotent; `done` says what its success means for the record."""
+
+    ASK = "ask"
+    BIND = "bind"
+    MAKE_REQUEUEABLE = "make-requeueable"
+    SAY_PARK = "say-park"
+    SAY_BACK = "say-back"
+    TELL = "tell"
+    SEND = "send"
+    GIVE_BACK = "give-back"
+    REFUSE = "refuse"
+    FAIL_NODE = "fail-node"
+    REMOVE_NODE = "remove-node"
+    RELEASE_VM = "release-vm"
+    FORGET = "forget"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The record to journal, the deed to do after that, and in how many seconds to look again."""
+
+    lease: Lease
+    deed: Deed | None = None
+    wake_s: float | None = None

@@ -1,0 +1,74 @@
+"""The environments this host offers: the catalogue, and what was found when their images were checked."""
+
+from dataclasses import dataclass, field
+
+from twisted.logger import Logger
+
+from hostmaster.capacity import Host
+from hostmaster.world import Artifacts, ImageRefused, Images
+from protocol.ids import EnvironmentName, Room, VmName
+from protocol.messages import Offer
+from wnod.config import Catalogue
+
+
+@dataclass
+class Environments:
+    """Which environments are fit for use. One whose image is refused does not keep the others from being offered."""
+
+    catalogue: Catalogue
+    images: Images
+    total: Room
+    slots: tuple[VmName, ...]
+    artifacts: dict[EnvironmentName, Artifacts] = field(default_factory=dict)
+    refusals: dict[EnvironmentName, str] = field(default_factory=dict)
+    obstacle: str = "images are being verified"
+    """Why nothing can be offered at all (no working accelerator, not verified yet); empty if all is well."""
+    log: Logger = field(default_factory=lambda: Logger("hostmaster.environments"))
+
+    async def verify(self) -> None:
+        """Check every image anew (cheap if its files have not changed). Never raises for a bad image."""
+        for name in self.catalogue.environments:
+            try:
+                self.artifacts[name] = await self.images.verify(name)
+                self.refusals.pop(name, None)
+            except ImageRefused as error:
+                if self.refusals.get(name) != str(error):
+                    self.log.error("environment {name} refused: {error}", name=name, error=error)
+                self.refusals[name] = str(error)
+                self.artifacts.pop(name, None)
+
+    def host(self) -> Host:
+        """What the configuration and the images allow now."""
+        entries = self.catalogue.environments
+        return Host(
+            total=self.total,
+            slots=self.slots,
+            offers={name: self._offer(name) for name in entries},
+            refusals={name: self._obstacle(name) for name in entries if self._obstacle(name)},
+            images={name: entry.sha256 for name, entry in entries.items()},
+            overheads={name: entry.overhead_mib for name, entry in entries.items()},
+        )
+
+    def _offer(self, name: EnvironmentName) -> Offer:
+        entry = self.catalogue.environments[name]
+        obstacle = self._obstacle(name)
+        return Offer(
+            environment=name,
+            available=not obstacle,
+            largest=entry.largest,
+            usual=entry.default,
+            text=obstacle[:1024],
+        )
+
+    def _obstacle(self, name: EnvironmentName) -> str:
+        if name in self.refusals:
+            return self.refusals[name]
+        if self.obstacle or name not in self.artifacts:
+            return self.obstacle or "its image has not been verified yet"
+        return ""
+
+    def usable(self, name: EnvironmentName) -> Artifacts:
+        """The files of an environment's verified image. Raises ImageRefused."""
+        if name not in self.artifacts:
+            raise ImageRefused(self._obstacle(name) or f"environment {name!r} is not in the catalogue")
+        return self.artifacts[name]

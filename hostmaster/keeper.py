@@ -1,0 +1,230 @@
+"""Keeps every VM of this host moving: look, decide, journal, act, and look again.
+
+The only place where a VM's record changes. Whoever wants something of a VM (a bait, a guest, the clock)
+changes the record through a pure function of `lifecycle` and `put`s it; the deeds follow from the record.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from hostmaster import lifecycle, reconcile
+from hostmaster.lifecycle import Deed, Facts, Times, Vm
+from hostmaster.world import (
+    Domain,
+    DomainRefused,
+    DomainSpec,
+    DomainState,
+    Guests,
+    Hypervisor,
+    HypervisorUnavailable,
+    ImageRefused,
+    Images,
+)
+from protocol.ids import BootId, Generation, LeaseId
+from protocol.messages import VmPhase
+from wnod.duties import Duties, Next, Now
+from wnod.fresh import Fresh
+from wnod.journal import Journal
+
+KIND = "vm"
+
+
+class Observer(Protocol):
+    """Whoever wants to know of changes: the conversation with the baits, and the metrics."""
+
+    def changed(self, before: Vm | None, vm: Vm) -> None:
+        """A record is on disk and differs from `before`."""
+
+    def forgotten(self, vm: Vm) -> None:
+        """The VM is gone, released and off the record; its slot is free."""
+
+
+@dataclass
+class Keeper:
+    """All VMs of one host, by generation."""
+
+    clock: IReactorTime
+    host: str
+    journal: Journal
+    hypervisor: Hypervisor
+    images: Images
+    guests: Guests
+    times: Times
+    ttl_s: float
+    specify: Callable[[Vm, str, str], "DomainSpec"]
+    """Record, overlay path and channel path to domain; may raise ImageRefused."""
+    observer: Observer
+    vms: dict[Generation, Vm] = field(default_factory=dict)
+    ready: dict[Generation, BootId] = field(default_factory=dict)
+    failed: dict[Generation, str] = field(default_factory=dict)
+    away: bool = True
+    """True while the hypervisor does not answer."""
+    _renewed: dict[LeaseId, float] = field(default_factory=dict)
+    _refused: dict[Generation, str] = field(default_factory=dict)
+    log: Logger = field(default_factory=lambda: Logger("hostmaster.keeper"))
+
+    def __post_init__(self) -> None:
+        self.duties = Duties(self.clock, self._step, "vm")
+        self.look = Fresh(self.clock, self._domains)
+
+    def load(self) -> None:
+        """Read the journal; every lease starts with a full time to live."""
+        now = self.clock.seconds()
+        for vm in self.journal.load(KIND, Vm).values():
+            self.vms[vm.generation] = vm
+            self._renewed[vm.lease] = now
+            if vm.phase is not VmPhase.GONE:
+                self.guests.open(vm.key)
+        self.hypervisor.watch(self._hint)
+
+    async def recover(self) -> None:
+        """Compare journal and libvirt once: adopt what the journal lost, remove leftovers, resume the rest.
+
+        Raises HypervisorUnavailable while libvirt is away: call again.
+        """
+        domains = tuple((await self.look.get()).values())
+        for vm in reconcile.adoptable(domains, self.vms, self.host, self.clock.seconds()):
+            self.log.warn("adopted {vm} of lease {lease}: not in the journal", vm=vm.key, lease=vm.lease)
+            self.journal.raise_number("generation", vm.generation)
+            self.guests.open(vm.key)
+            self.put(vm)
+        for name in reconcile.leftovers(await self.images.overlays(), self.vms.values(), domains):
+            self.log.warn("removing overlay {name}: it belongs to no VM", name=name)
+            await self.images.remove_overlay(name)
+        self.kick_all()
+
+    def kick_all(self) -> None:
+        """See to every VM."""
+        for generation in self.vms:
+            self.duties.kick(str(generation))
+
+    def _hint(self, uuid: str) -> None:
+        for vm in self.vms.values():
+            if uuid in ("", vm.uuid):
+                self.duties.kick(str(vm.generation))
+
+    # --- records ---------------------------------------------------------------------------------
+
+    def of_lease(self, lease: LeaseId) -> Vm | None:
+        """The VM of a lease, if there is one."""
+        return next((vm for vm in self.vms.values() if vm.lease == lease), None)
+
+    def by_key(self, key: str) -> Vm | None:
+        """The VM whose overlay and channel have this name, if there is one."""
+        return next((vm for vm in self.vms.values() if vm.key == key), None)
+
+    def put(self, vm: Vm) -> None:
+        """Journal the record, then believe it, then tell of it, then see to what follows from it."""
+        before = self.vms.get(vm.generation)
+        if before == vm:
+            return
+        with self.journal.transaction():
+            self.journal.put(KIND, str(vm.generation), vm)
+            if before is None or before.phase is not vm.phase:
+                text = f"{vm.key} {vm.phase} {vm.text}".strip()
+                self.journal.history(KIND, vm.asked.job, text, self.clock.seconds())
+        self.vms[vm.generation] = vm
+        self._renewed.setdefault(vm.lease, self.clock.seconds())
+        self.observer.changed(before, vm)
+        self.duties.kick(str(vm.generation))
+
+    def _forget(self, vm: Vm) -> None:
+        self.journal.remove(KIND, str(vm.generation))
+        del self.vms[vm.generation]
+        for memory in (self.ready, self.failed, self._refused):
+            memory.pop(vm.generation, None)
+        self._renewed.pop(vm.lease, None)
+        self.observer.forgotten(vm)
+
+    def renew(self, lease: LeaseId) -> bool:
+        """The bait still has this lease; False if no VM here is for it."""
+        if lease not in self._renewed:
+            return False
+        self._renewed[lease] = self.clock.seconds()
+        return True
+
+    # --- the world -------------------------------------------------------------------------------
+
+    async def _domains(self) -> dict[str, Domain]:
+        try:
+            domains = await self.hypervisor.domains()
+        except HypervisorUnavailable:
+            self.away = True
+            raise
+        self.away = False
+        return {domain.uuid: domain for domain in domains}
+
+    async def _step(self, key: str) -> Next:
+        generation = Generation(int(key))
+        if generation not in self.vms:
+            return Now.REST
+        facts = await self._facts(generation)
+        vm = self.vms.get(generation)
+        if vm is None:
+            return Now.REST
+        step = lifecycle.decide(vm, facts, self.times)
+        self.put(step.vm)
+        if step.vm.phase is VmPhase.GONE and step.vm.released:
+            self._forget(step.vm)
+            return Now.REST
+        if step.deed is not None:
+            return await self._perform(step.vm, step.deed)
+        if step.vm != vm:
+            return Now.AGAIN
+        return Now.REST if step.wake_at in (None, float("inf")) else max(0.0, step.wake_at - facts.now)
+
+    async def _facts(self, generation: Generation) -> Facts:
+        domain: DomainState | None
+        overlay: bool | None = None
+        try:
+            seen = await self.look.get()
+            vm = self.vms[generation]
+            domain = seen[vm.uuid].state if vm.uuid in seen else DomainState.ABSENT
+            if vm.phase is VmPhase.DESTROYING and domain is DomainState.ABSENT:
+                overlay = vm.key in await self.images.overlays()
+        except (HypervisorUnavailable, KeyError):
+            domain = None
+        lease = self.vms[generation].lease if generation in self.vms else None
+        renewed = self._renewed.get(lease, self.clock.seconds()) if lease else self.clock.seconds()
+        return Facts(
+            now=self.clock.seconds(),
+            domain=domain,
+            overlay=overlay,
+            ready=self.ready.get(generation),
+            failed=self.failed.get(generation, ""),
+            refused=self._refused.get(generation, ""),
+            expires_at=renewed + self.ttl_s,
+        )
+
+    async def _perform(self, vm: Vm, deed: Deed) -> Next:
+        try:
+            match deed:
+                case Deed.CREATE:
+                    await self._create(vm)
+                case Deed.DESTROY:
+                    await self.hypervisor.destroy(vm.uuid)
+                case Deed.CLEAN:
+                    self.guests.close(vm.key)
+                    await self.images.remove_overlay(vm.key)
+        except HypervisorUnavailable as error:
+            self.log.warn("{vm}: {deed}: no answer, will look again: {error}", vm=vm.key, deed=deed.value, error=error)
+            return self.times.retry_s
+        return Now.AGAIN
+
+    async def _create(self, vm: Vm) -> None:
+        try:
+            overlay = await self.images.make_overlay(vm.key, vm.shape.disk_mib)
+            await self.hypervisor.create(self.specify(vm, overlay, self.guests.open(vm.key)))
+        except (DomainRefused, ImageRefused, OSError) as error:
+            self._refused[vm.generation] = str(error)
+            self.log.warn("{vm}: not made: {error}", vm=vm.key, error=error)
+
+
+def run_json(vm: Vm) -> str:
+    """The run the lease was asked for, as the domain's metadata keeps it (reconcile reads it back)."""
+    return msgspec.json.encode(vm.asked).decode()

@@ -1,0 +1,61 @@
+"""The hostmaster's metrics, taken from the records as they change."""
+
+from collections import Counter
+
+from hostmaster import capacity
+from hostmaster.environments import Environments
+from hostmaster.keeper import Keeper
+from hostmaster.lifecycle import Vm
+from protocol.messages import VmPhase
+from wnod.metrics import Metrics
+
+MIB = 1024 * 1024
+
+TIMED = {
+    (VmPhase.CREATING, VmPhase.BOOTING): "wnod_hostmaster_create_seconds",
+    (VmPhase.BOOTING, VmPhase.READY): "wnod_hostmaster_boot_seconds",
+    (VmPhase.BOOTING, VmPhase.BOUND): "wnod_hostmaster_boot_seconds",
+    (VmPhase.DESTROYING, VmPhase.GONE): "wnod_hostmaster_destroy_seconds",
+}
+"""Which change of phase ends which histogram's time; the time is what the earlier phase lasted."""
+
+
+class Numbers:
+    """Publishes VMs by phase, capacity and the time of each stage."""
+
+    def __init__(self, metrics: Metrics, environments: Environments) -> None:
+        self._metrics = metrics
+        self._environments = environments
+
+    def changed(self, before: Vm | None, vm: Vm, keeper: Keeper) -> None:
+        """A record changed."""
+        if before is not None and before.phase is not vm.phase:
+            self._time(before, vm)
+        self.count(keeper)
+
+    def _time(self, before: Vm, vm: Vm) -> None:
+        name = TIMED.get((before.phase, vm.phase))
+        if name is not None:
+            self._metrics.observe(name, vm.since - before.since)
+        if vm.phase in (VmPhase.READY, VmPhase.BOUND) and before.phase is VmPhase.BOOTING:
+            self._metrics.observe("wnod_hostmaster_ready_seconds", vm.since - vm.granted_at)
+        if vm.phase is VmPhase.DESTROYING and vm.code is not None:
+            self._metrics.count("wnod_errors_total", code=vm.code)
+
+    def count(self, keeper: Keeper) -> None:
+        """Publish how many VMs there are and what is left."""
+        vms = tuple(keeper.vms.values())
+        host = self._environments.host()
+        phases = Counter(str(vm.phase) for vm in vms)
+        metrics = self._metrics
+        metrics.set_all("wnod_hostmaster_vms", "phase", {phase: float(n) for phase, n in phases.items()})
+        metrics.set("wnod_hostmaster_hypervisor_up", 0 if keeper.away else 1)
+        free = capacity.free(host, vms)
+        for kind, room in (("total", host.total), ("free", free)):
+            metrics.set("wnod_hostmaster_capacity_cpus", room.cpus, kind=kind)
+            metrics.set("wnod_hostmaster_capacity_memory_bytes", room.memory_mib * MIB, kind=kind)
+            metrics.set("wnod_hostmaster_capacity_disk_bytes", room.disk_mib * MIB, kind=kind)
+        metrics.set("wnod_hostmaster_slots", len(host.slots), kind="total")
+        metrics.set("wnod_hostmaster_slots", len(capacity.free_slots(host, vms)), kind="free")
+        for name, offer in host.offers.items():
+            metrics.set("wnod_hostmaster_environment_available", int(offer.available), environment=name)

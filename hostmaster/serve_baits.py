@@ -1,0 +1,269 @@
+"""The hostmaster's side of the conversation with its baits: each request becomes a record, each change a message.
+
+Nothing is remembered here that the journal does not know, except which requests still wait for an answer; a
+bait that reconnects asks again or reads the inventory, so losing those is harmless.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from hostmaster import capacity, lifecycle
+from hostmaster.accounts import NoSuchAccount, account_of
+from hostmaster.capacity import Grant, Refusal
+from hostmaster.keeper import Keeper
+from hostmaster.lifecycle import Vm
+from protocol.ids import BaitName, Generation, LeaseId, RequestId, VmName
+from protocol.messages import (
+    BaitInventory,
+    Bind,
+    Bound,
+    Capacity,
+    Code,
+    Denied,
+    Disposition,
+    Error,
+    Finished,
+    FromHost,
+    Granted,
+    HostInventory,
+    Release,
+    Released,
+    Renew,
+    Renewed,
+    RequestVm,
+    SrvMsg,
+    Started,
+    VmLost,
+    VmPhase,
+    VmReady,
+)
+
+INVENTORY_EVERY_S = 30.0
+
+
+class Link(Protocol):
+    """What is needed of protocol.link.HostEnd."""
+
+    def send(self, bait: str, message: FromHost) -> None:
+        """Queue for the bait; delivered in order while both daemons live."""
+
+    def connected_baits(self) -> frozenset[str]:
+        """Baits with an open conversation."""
+
+
+@dataclass
+class BaitService:
+    """Answers baits and tells them what becomes of their leases. A `protocol.link.Listener`."""
+
+    clock: IReactorTime
+    keeper: Keeper
+    host: Callable[[], capacity.Host]
+    ttl_s: float
+    new_uuid: Callable[[], str]
+    link: Link = field(init=False)
+    refused: Callable[[Code], None] = lambda code: None
+    _releasing: dict[LeaseId, list[tuple[str, RequestId]]] = field(default_factory=dict)
+    _capacity_told: Capacity | None = None
+    log: Logger = field(default_factory=lambda: Logger("hostmaster.baits"))
+
+    # --- protocol.link.Listener --------------------------------------------------------------------
+
+    def connected(self, peer: str, epoch: int, resumed: bool) -> None:
+        """Tell the bait everything: it may have been away for long."""
+        self.log.info("bait {peer} connected, epoch {epoch}", peer=peer, epoch=epoch, resumed=resumed)
+        self.link.send(peer, self.capacity())
+        self.link.send(peer, self._inventory(peer))
+
+    def disconnected(self, peer: str) -> None:
+        """Nothing follows from a lost connection: leases live on until their time to live ends."""
+        self.log.info("bait {peer} disconnected", peer=peer)
+
+    def received(self, peer: str, message: SrvMsg) -> None:
+        """Do what the bait asks, as far as it concerns its own leases."""
+        match message:
+            case RequestVm():
+                self._request(peer, message)
+            case Bind():
+                self._bind(peer, message)
+            case Renew():
+                unknown = tuple(x for x in message.leases if self._own(peer, x) is None or not self.keeper.renew(x))
+                self.link.send(peer, Renewed(id=message.id, unknown=unknown))
+            case Release():
+                self._release(peer, message)
+            case BaitInventory():
+                for lease in message.leases:
+                    if self._own(peer, lease) is not None:
+                        self.keeper.renew(lease)
+                self.link.send(peer, self._inventory(peer))
+            case Error():
+                self.log.warn("bait {peer} reports {code}: {text}", peer=peer, code=message.code, text=message.text)
+            case _:
+                self.log.warn(
+                    "bait {peer} sent {kind}, which is not for a host", peer=peer, kind=type(message).__name__
+                )
+
+    # --- requests ----------------------------------------------------------------------------------
+
+    def _own(self, peer: str, lease: LeaseId) -> Vm | None:
+        vm = self.keeper.of_lease(lease)
+        return vm if vm is not None and vm.bait == peer else None
+
+    def _request(self, peer: str, ask: RequestVm) -> None:
+        vm = self.keeper.of_lease(ask.lease)
+        if vm is not None and vm.bait != peer:
+            # The same answer as for a lease nobody has: a stranger learns nothing by guessing.
+            self._deny(peer, ask, Refusal(Code.NO_SUCH_LEASE, "no such lease", True))
+        elif vm is not None:
+            self._grant(peer, ask, vm)
+            self._tell_state(vm)
+        else:
+            self._admit(peer, ask)
+
+    def _admit(self, peer: str, ask: RequestVm) -> None:
+        now = self.clock.seconds()
+        for old in capacity.superseded(ask, self.keeper.vms.values()):
+            text = f"superseded by {ask.run}"
+            self.keeper.put(lifecycle.ending(old, Code.SUPERSEDED, text, now))
+        try:
+            account_of(ask.owner)
+        except NoSuchAccount as error:
+            self._deny(peer, ask, Refusal(Code.NOT_PERMITTED, str(error), True))
+            return
+        if self.keeper.away:
+            self._deny(peer, ask, Refusal(Code.NOT_READY, "the hypervisor does not answer", False, 5.0))
+            return
+        match capacity.admit(ask, self.host(), self.keeper.vms.values()):
+            case Refusal() as refusal:
+                self._deny(peer, ask, refusal)
+            case Grant(slot):
+                vm = self._new(peer, ask, slot)
+                self.keeper.guests.open(vm.key)
+                self.keeper.put(vm)
+                self._grant(peer, ask, vm)
+
+    def _new(self, peer: str, ask: RequestVm, slot: VmName) -> Vm:
+        now = self.clock.seconds()
+        host = self.host()
+        return Vm(
+            generation=Generation(self.keeper.journal.next_number("generation")),
+            vm=slot,
+            uuid=self.new_uuid(),
+            lease=ask.lease,
+            bait=BaitName(peer),
+            owner=ask.owner,
+            environment=ask.environment,
+            image=host.images[ask.environment],
+            shape=capacity.charged(host, ask.environment, ask.shape),
+            asked=ask.run,
+            granted_at=now,
+            since=now,
+        )
+
+    def _grant(self, peer: str, ask: RequestVm, vm: Vm) -> None:
+        message = Granted(id=ask.id, lease=vm.lease, generation=vm.generation, vm=vm.vm, ttl_s=self.ttl_s)
+        self.link.send(peer, message)
+
+    def _deny(self, peer: str, ask: RequestVm, why: Refusal) -> None:
+        self.refused(why.code)
+        self.log.info("denied {run}: {code}: {text}", run=str(ask.run), code=why.code, text=why.text)
+        message = Denied(
+            id=ask.id,
+            lease=ask.lease,
+            code=why.code,
+            text=why.text[:1024],
+            permanent=why.permanent,
+            retry_after_s=why.retry_after_s,
+        )
+        self.link.send(peer, message)
+
+    def _bind(self, peer: str, ask: Bind) -> None:
+        vm = self._own(peer, ask.lease)
+        code = Code.NO_SUCH_LEASE if vm is None else lifecycle.bind(vm, ask.generation, ask.run, self.clock.seconds())
+        if isinstance(code, Code):
+            self.refused(code)
+            self.link.send(peer, Error(id=ask.id, code=code, text=f"cannot bind {ask.run}: {code}"))
+            return
+        self.keeper.put(code)
+        self.link.send(peer, Bound(id=ask.id, lease=code.lease, generation=code.generation, run=ask.run))
+
+    def _release(self, peer: str, ask: Release) -> None:
+        vm = self._own(peer, ask.lease)
+        if vm is None:
+            self.link.send(peer, Released(id=ask.id, lease=ask.lease))
+        elif ask.generation not in (None, vm.generation):
+            self.link.send(peer, Error(id=ask.id, code=Code.STALE_GENERATION, text="the lease has another generation"))
+        elif ask.disposition is Disposition.DESTROY:
+            self._releasing.setdefault(vm.lease, []).append((peer, ask.id))
+            self.keeper.put(lifecycle.release(vm, self.clock.seconds()))
+            self.keeper.duties.kick(str(vm.generation))
+        else:
+            self.link.send(peer, Error(id=ask.id, code=Code.NOT_PERMITTED, text="quarantine is not configured"))
+
+    # --- keeper.Observer -----------------------------------------------------------------------------
+
+    def changed(self, before: Vm | None, vm: Vm) -> None:
+        """Tell the bait what it needs to act on."""
+        if before is None or before.phase is not vm.phase:
+            self._tell_state(vm)
+            self.tell_capacity()
+
+    def forgotten(self, vm: Vm) -> None:
+        """Answer every Release that waited for this."""
+        for peer, request in self._releasing.pop(vm.lease, ()):
+            self.link.send(peer, Released(id=request, lease=vm.lease))
+        self.tell_capacity()
+
+    def finished(self, vm: Vm, status: int | None) -> None:
+        """The guest says the run has ended."""
+        if vm.bound is not None:
+            message = Finished(lease=vm.lease, generation=vm.generation, run=vm.bound, status=status)
+            self.link.send(vm.bait, message)
+
+    def _tell_state(self, vm: Vm) -> None:
+        if vm.phase in (VmPhase.READY, VmPhase.BOUND) and vm.boot_id is not None:
+            ready = VmReady(lease=vm.lease, generation=vm.generation, vm=vm.vm, boot_id=vm.boot_id)
+            self.link.send(vm.bait, ready)
+        elif vm.phase is VmPhase.STARTED and vm.bound is not None and vm.boot_id is not None:
+            started = Started(lease=vm.lease, generation=vm.generation, run=vm.bound, boot_id=vm.boot_id)
+            self.link.send(vm.bait, started)
+        elif vm.phase is VmPhase.GONE and not vm.released:
+            text = vm.text[:1024]
+            lost = VmLost(lease=vm.lease, generation=vm.generation, code=vm.code or Code.VM_DIED, text=text)
+            self.link.send(vm.bait, lost)
+
+    def _inventory(self, peer: str) -> HostInventory:
+        mine = tuple(vm.status() for vm in self.keeper.vms.values() if vm.bait == peer)
+        return HostInventory(vms=mine, complete=not self.keeper.away)
+
+    def send_inventories(self) -> None:
+        """Everything to everybody; called every INVENTORY_EVERY_S."""
+        for bait in self.link.connected_baits():
+            self.link.send(bait, self._inventory(bait))
+
+    # --- capacity ------------------------------------------------------------------------------------
+
+    def capacity(self) -> Capacity:
+        """What the host has left now."""
+        host = self.host()
+        vms = tuple(self.keeper.vms.values())
+        return Capacity(
+            free=capacity.free(host, vms),
+            total=host.total,
+            free_slots=len(capacity.free_slots(host, vms)),
+            slots=len(host.slots),
+            serving=not self.keeper.away,
+            text="the hypervisor does not answer" if self.keeper.away else "",
+            offers=tuple(host.offers.values()),
+        )
+
+    def tell_capacity(self) -> None:
+        """Tell every bait, if it is news."""
+        message = self.capacity()
+        if message != self._capacity_told:
+            self._capacity_told = message
+            for bait in self.link.connected_baits():
+                self.link.send(bait, message)

@@ -1,0 +1,69 @@
+"""The hostmaster's side of the guest channels: configures a guest that says hello, and is the gate's judge."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from hostmaster import lifecycle
+from hostmaster.keeper import Keeper
+from hostmaster.lifecycle import Vm
+from protocol import guest
+from protocol.guest import FromGuest, GuestFailed, GuestFinished, GuestHello, GuestReady, MayStart
+from protocol.messages import VmPhase
+
+
+@dataclass
+class GuestService:
+    """What is done when a guest speaks. The channel's name says which guest it is, never the guest."""
+
+    clock: IReactorTime
+    keeper: Keeper
+    configure: Callable[[Vm], bytes]
+    """The lines between `welcome` and `go` for a VM; may raise OSError or NoSuchAccount."""
+    finished: Callable[[Vm, int | None], None]
+    log: Logger = field(default_factory=lambda: Logger("hostmaster.guests"))
+
+    def heard(self, key: str, said: FromGuest | None) -> None:
+        """A guest spoke, or (None) its end of the channel was closed. A hostmaster.world.GuestListener."""
+        vm = self.keeper.by_key(key)
+        if vm is None or said is None or vm.phase in (VmPhase.DESTROYING, VmPhase.GONE):
+            return
+        match said:
+            case GuestHello():
+                self._hello(vm)
+            case GuestReady(boot_id):
+                self.keeper.ready[vm.generation] = boot_id
+                self.keeper.duties.kick(str(vm.generation))
+            case MayStart():
+                self._may_start(vm, said)
+            case GuestFinished():
+                if lifecycle.is_end_of(vm, said):
+                    self.finished(vm, said.status)
+            case GuestFailed():
+                self.log.warn("{vm}: guest failed at {stage}: {text}", vm=key, stage=said.stage, text=said.text)
+                self.keeper.failed[vm.generation] = f"guest failed at {said.stage}: {said.text}"
+
+    def _hello(self, vm: Vm) -> None:
+        if self.keeper.ready.get(vm.generation) is not None or vm.boot_id is not None:
+            # A heartbeat, or a guest that was configured before this daemon started: nothing to set up again.
+            self.keeper.guests.send(vm.key, guest.welcome(vm.generation))
+            return
+        try:
+            self.keeper.guests.send(vm.key, self.configure(vm))
+        except Exception as error:
+            # The boot limit ends this VM if the next hello finds the same trouble.
+            self.keeper.failed[vm.generation] = f"cannot configure the guest: {error}"
+            self.log.error("{vm}: cannot configure the guest: {error}", vm=vm.key, error=error)
+
+    def _may_start(self, vm: Vm, ask: MayStart) -> None:
+        verdict = lifecycle.may_start(vm, ask, self.clock.seconds())
+        if not verdict.allowed:
+            self.log.warn("{vm}: start of {job}.{restart} denied: {reason}",
+                          vm=vm.key, job=ask.job, restart=ask.restart, reason=verdict.reason)  # fmt: skip
+            self.keeper.guests.send(vm.key, guest.deny(ask.number, verdict.reason))
+            return
+        # On disk before the guest hears it: a start that nobody recorded must be impossible (R1).
+        self.keeper.put(verdict.vm)
+        self.keeper.guests.send(vm.key, guest.allow(ask.number))

@@ -1,0 +1,66 @@
+"""From a VM's record to its domain: where the configuration, the image and the record come together. Pure."""
+
+from dataclasses import dataclass
+
+from hostmaster.keeper import run_json
+from hostmaster.lifecycle import Vm
+from hostmaster.world import Accelerator, Artifacts, DomainSpec, Ours
+from wnod.config import HostmasterConfig, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all domains of this host share."""
+
+    config: HostmasterConfig
+    accelerator: Accelerator
+
+
+def slot_of(config: HostmasterConfig, vm: Vm) -> Slot:
+    """The identity the VM has. KeyError if the configuration no longer has that slot."""
+    for slot in config.slots:
+        if slot.name == vm.vm:
+            return slot
+    raise KeyError(f"slot {vm.vm!r} is not in the configuration any more")
+
+
+def specify(site: Site, vm: Vm, artifacts: Artifacts, overlay: str, channel: str) -> DomainSpec:
+    """All that the domain of this VM is made of."""
+    config = site.config
+    slot = slot_of(config, vm)
+    return DomainSpec(
+        ours=_ours(config.host, vm),
+        uuid=vm.uuid,
+        mac=slot.mac,
+        bridge=config.hypervisor.bridge,
+        accelerator=site.accelerator,
+        kernel=artifacts.kernel,
+        initrd=artifacts.initrd,
+        root=artifacts.root,
+        overlay=overlay,
+        console=console_path(config, vm),
+        channel=channel,
+        emulator=config.hypervisor.emulator,
+        network_filter=config.hypervisor.network_filter,
+        address=slot.address.split("/")[0],
+    )
+
+
+def console_path(config: HostmasterConfig, vm: Vm) -> str:
+    """Where the VM's console log is kept."""
+    return f"{config.state}/console/{vm.key}.log"
+
+
+def _ours(host: str, vm: Vm) -> Ours:
+    return Ours(
+        host=host,
+        slot=vm.vm,
+        generation=vm.generation,
+        lease=vm.lease,
+        bait=vm.bait,
+        owner=vm.owner,
+        environment=vm.environment,
+        image=vm.image,
+        shape=vm.shape,
+        run=run_json(vm),
+    )
