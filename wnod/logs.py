@@ -57,7 +57,8 @@ def lines_to(stream: IO[str], format_: Format) -> ILogObserver:
             stream.write(line(event) + "\n")
             stream.flush()
 
-    return write
+    observer: ILogObserver = write
+    return observer
 
 
 def json_line(event: LogEvent) -> str:

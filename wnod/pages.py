@@ -34,7 +34,7 @@ async def serve_pages(endpoint: IStreamServerEndpoint, pages: Mapping[str, Page]
         root.putChild(name.encode("ascii"), _Leaf(page))
     site: Any = Site(root, timeout=30)  # type: ignore[no-untyped-call]
     site.log = lambda request: None  # an access log line per scrape helps nobody
-    port: IListeningPort = await endpoint.listen(site)  # type: ignore[no-untyped-call]
+    port: IListeningPort = await endpoint.listen(site)
     return port
 
 

@@ -1,0 +1,62 @@
+"""The command `wnod`: what administrators and users type. Every subcommand is a module that is imported when named."""
+
+import argparse
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from wnod import wnod_version
+from wnod.commands.text import plain
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "status": ("wnod.commands.status", "both daemons of this machine at a glance"),
+    "vms": ("wnod.commands.vms", "every VM of this host"),
+    "jobs": ("wnod.commands.jobs", "every job this host's bait follows"),
+    "explain": ("wnod.commands.explain", "where a job is, and why, step by step"),
+    "env": ("wnod.commands.environments", "the environments, and whether they can be had"),
+    "check-config": ("wnod.commands.checkconfig", "say everything that is wrong with configuration files"),
+    "doctor": ("wnod.commands.doctor", "look for what is wrong on this machine, with remedies"),
+    "pki": ("wnod.pki", "make the site's certificates"),
+    "image": ("wnod.image.cli", "build and verify images"),
+}
+_CODES = "exit codes: 0 fine, 1 a problem was found, 2 wrong usage, 3 a daemon does not answer"
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one printable line, whatever was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print and exit with code 2."""
+        self.exit(2, f"{self.prog}: {plain(message, 300)}\nTry '{self.prog} --help'.\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code. Wrong usage and --help raise SystemExit, as argparse does."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `wnod jobs | head` ends quietly
+    args = _parser(words).parse_args(words)
+    try:
+        code = importlib.import_module(COMMANDS[args.command][0]).run(args)
+    except KeyboardInterrupt:
+        return 130
+    return int(code)
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser, with the options of the one subcommand that is named: the others stay unimported."""
+    parser = _Parser(prog="wnod", description="Worker Nodes on Demand.", epilog=_CODES)
+    parser.add_argument("--version", action="version", version=f"wnod {wnod_version()}")
+    actions = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    named = next((word for word in words if not word.startswith("-")), "")
+    for name, (module, text) in COMMANDS.items():
+        action = actions.add_parser(name, help=text, description=text, epilog=_CODES)
+        if name == named:
+            importlib.import_module(module).add_arguments(action)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""`wnod jobs`: every job this host's bait follows."""
+
+import argparse
+import time
+
+from wnod.commands import OK
+from wnod.commands.daemons import add_asking_arguments, one_daemon, question
+from wnod.commands.text import age, print_json, print_table
+from wnod.status import ask
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `wnod jobs`."""
+    add_asking_arguments(parser)
+
+
+@question
+def run(args: argparse.Namespace) -> int:
+    """Show the bait's jobs."""
+    jobs = ask(one_daemon(args.etc, "bait").socket, "/jobs") or []
+    if args.json:
+        print_json(jobs)
+        return OK
+    now = time.time()
+    rows = [
+        (
+            job.get("job"),
+            job.get("user"),
+            job.get("environment"),
+            job.get("phase"),
+            age(job.get("since"), now),
+            job.get("vm"),
+            job.get("generation"),
+            job.get("text"),
+        )
+        for job in jobs
+    ]
+    print_table(("JOB", "USER", "ENVIRONMENT", "PHASE", "FOR", "VM", "GEN", "WHY"), rows)
+    return OK
