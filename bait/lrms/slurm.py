@@ -1,0 +1,225 @@
+"""Slurm as an Lrms: squeue and sinfo to look, scontrol to act. Proven with Slurm 22.05.8.
+
+Slurm has no compare-and-set: each verb reads the job first and refuses if the restart count is not the one it was
+given; what slips through between the look and the act is caught by the gate in the VM (R4).
+"""
+
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from bait.lrms import slurm_commands as commands
+from bait.lrms import slurm_parse as parse
+from bait.lrms.base import Home, JobState, JobView, LrmsRefused, LrmsUnavailable, NodeState, NodeView
+from bait.lrms.command import Commands, Output
+from protocol.ids import Run, Shape
+
+_PER_QUERY = 1000  # ids in one squeue: its argument stays well below the kernel's 128 KiB
+
+_Seen = tuple[JobView, str]
+"""A job and the comment its user sees."""
+
+
+class Runner(Protocol):
+    """Runs one command to its end; LrmsUnavailable if that cannot be known."""
+
+    async def run(self, argv: Sequence[str]) -> Output: ...
+
+
+def random_mark() -> str:
+    """A field separator nobody can have foreseen. It begins with a letter: digits would read as a width."""
+    return f"w{secrets.token_hex(8)}"
+
+
+def slurm(
+    reactor: Any, cluster: str, vm_partition: str, commands_directory: str | None = None, timeout_s: float = 10.0
+) -> "Slurm":
+    """The adapter as the daemon uses it. `commands_directory` holds squeue, sinfo, scontrol; None: the system's."""
+    return Slurm(reactor, Commands(reactor, timeout_s, commands_directory), cluster, vm_partition)
+
+
+class Slurm:
+    """Implements `bait.lrms.base.Lrms`. `clock` gives the reactor turns in which questions gather."""
+
+    def __init__(
+        self, clock: Any, runner: Runner, cluster: str, vm_partition: str, mark: Callable[[], str] = random_mark
+    ) -> None:
+        self._clock = clock
+        self._runner = runner
+        self._cluster = cluster
+        self._vm_partition = vm_partition
+        self._mark = mark
+        self._questions: _Questions | None = None
+
+    async def jobs(self, ids: Collection[str]) -> Mapping[str, JobView]:
+        """The jobs of these ids (`A`, or `A_T` for array tasks); see Lrms.jobs."""
+        wanted = {job for job in ids if parse.is_job_id(job)}
+        found = await self._ask(wanted) if wanted else {}
+        return {job: found[job][0] for job in wanted if job in found}
+
+    async def nodes(self) -> Mapping[str, NodeView]:
+        """Every node that is in a partition (sinfo lists no others)."""
+        mark = self._mark()
+        return parse.parse_nodes(await self._look(commands.sinfo(mark)), mark)
+
+    async def make_requeueable(self, run: Run) -> None:
+        view, _ = await self._read(run)
+        if not view.requeue:
+            await self._act(commands.requeueable(parse.job_id(run)))
+
+    async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
+        """Two scontrol calls. The job's own size is left alone: the VM was made to fit it, and a job that asked for
+        no memory gets all of the node it lands on."""
+        view, _ = await self._read(run)
+        there = view.partition == self._vm_partition and view.required_nodes == (node,)
+        if there and view.state is JobState.RUNNING and view.node == node:
+            return
+        _must_be_ours(view)
+        job = parse.job_id(run)
+        if not (there and view.requeue == home.requeue and view.note == commands.one_line(note)):
+            await self._act(commands.target(job, self._vm_partition, node, home, note))
+        if view.held:
+            await self._act(commands.release(job))
+
+    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
+        """At most two scontrol calls. A hold that is not Slurm's own for our exit code stays: it is the user's."""
+        view, _ = await self._read(run)
+        _must_be_pending(view)
+        job = parse.job_id(run)
+        await self._act(commands.untarget(job, home, note, delay_s))
+        if view.held and view.word in parse.PARKED_WORDS:
+            await self._act(commands.release(job))
+
+    async def refuse(self, run: Run, home: Home, text: str) -> None:
+        view, comment = await self._read(run)
+        _must_be_pending(view)
+        job = parse.job_id(run)
+        if not view.held:  # first, or it may start in between
+            await self._act(commands.user_hold(job))
+        words = f"Comment={commands.with_word(comment, text)}"
+        await self._act((*commands.untarget(job, home, f"wnod: refused: {text}", 0), words))
+
+    async def tell(self, run: Run, text: str) -> None:
+        """Comment=, after the user's own; `squeue -o %k` and `scontrol show job` show it. Empty text takes it away."""
+        try:
+            view, now = await self._read(run)
+            wanted = commands.with_word(now, text)
+            if wanted != now and view.state is not JobState.ENDED:
+                await self._act(commands.comment(parse.job_id(run), wanted))
+        except LrmsRefused:
+            return  # best effort: the job moved on, and with it the reason to tell
+
+    async def close_node(self, node: str, reason: str) -> None:
+        """A node that is down takes no jobs: its reason, perhaps a human's, stays."""
+        view = await self._node(node)
+        ours = view.state is NodeState.CLOSED_BY_US and view.reason == commands.our_reason(reason)
+        if not ours and view.state not in {NodeState.CLOSED_BY_OTHERS, NodeState.DOWN}:
+            await self._act(commands.drain(node, reason))
+
+    async def open_node(self, node: str) -> None:
+        if (await self._node(node)).state is NodeState.CLOSED_BY_US:
+            await self._act(commands.undrain(node))
+
+    async def remove_node(self, node: str) -> None:
+        """LrmsRefused while a job is on it, and for a node that the site configured (Slurm would delete that too)."""
+        argv = commands.delete_node(node)
+        view = (await self.nodes()).get(node)
+        if view is not None and not parse.is_dynamic(view):
+            raise LrmsRefused(f"node {node} is in slurm.conf, not a VM that registered itself: not deleted")
+        output = await self._runner.run(argv)
+        if output.code and not commands.no_such_node(output.err):
+            raise commands.failure(argv, output.err)
+
+    async def _node(self, node: str) -> NodeView:
+        view = (await self.nodes()).get(node)
+        if view is None:
+            raise LrmsRefused(f"Slurm has no node {node!r} in any partition; is it in slurm.conf?")
+        return view
+
+    async def _read(self, run: Run) -> _Seen:
+        """The job, if it is still in this very run; otherwise LrmsRefused."""
+        job = parse.job_id(run)
+        seen = (await self._ask({job})).get(job) if parse.is_job_id(job) else None
+        if seen is None:
+            raise LrmsRefused(f"Slurm knows no job {job}")
+        if seen[0].run != run:
+            raise LrmsRefused(f"job {job} is now run {seen[0].run}, not {run}: left alone")
+        return seen
+
+    async def _act(self, argv: commands.Argv) -> None:
+        output = await self._runner.run(argv)
+        if output.code:
+            raise commands.failure(argv, output.err or output.out)
+
+    async def _look(self, argv: commands.Argv) -> str:
+        """A query's answer. Any failure means that nothing is known (R13)."""
+        output = await self._runner.run(argv)
+        if output.code:
+            raise LrmsUnavailable(str(commands.failure(argv, output.err)))
+        return output.out
+
+    def _ask(self, ids: Collection[str]) -> "Deferred[Mapping[str, _Seen]]":
+        """Joins the query that this reactor turn will make."""
+        if self._questions is None:
+            self._questions = _Questions()
+            self._clock.callLater(0, self._query)
+        return self._questions.add(ids)
+
+    def _query(self) -> None:
+        questions, self._questions = self._questions, None
+        assert questions is not None  # _ask made it before it called us
+        Deferred.fromCoroutine(self._fetch(sorted(questions.ids))).addCallbacks(questions.answer, questions.fail)
+
+    async def _fetch(self, ids: list[str]) -> Mapping[str, _Seen]:
+        found: dict[str, _Seen] = {}
+        for start in range(0, len(ids), _PER_QUERY):
+            found.update(await self._fetch_some(ids[start : start + _PER_QUERY]))
+        return found
+
+    async def _fetch_some(self, ids: list[str]) -> Mapping[str, _Seen]:
+        mark = self._mark()
+        argv = commands.squeue(ids, mark)
+        output = await self._runner.run(argv)
+        if output.code and len(ids) == 1 and commands.no_such_job(output.err):
+            return {}  # of several ids squeue leaves the unknown ones out; of a single one it complains
+        if output.code:
+            raise LrmsUnavailable(str(commands.failure(argv, output.err)))
+        return parse.parse_jobs(output.out, mark, self._cluster)
+
+
+@dataclass(slots=True)
+class _Questions:
+    """The ids asked for in one reactor turn, and who waits for the answer."""
+
+    ids: set[str] = field(default_factory=set)
+    waiting: "list[Deferred[Mapping[str, _Seen]]]" = field(default_factory=list)
+
+    def add(self, ids: Collection[str]) -> "Deferred[Mapping[str, _Seen]]":
+        self.ids.update(ids)
+        self.waiting.append(Deferred())
+        return self.waiting[-1]
+
+    def answer(self, found: Mapping[str, _Seen]) -> None:
+        for waiter in self.waiting:
+            if not waiter.called:
+                waiter.callback(found)
+
+    def fail(self, why: Failure) -> None:
+        for waiter in self.waiting:
+            if not waiter.called:
+                waiter.errback(why)
+
+
+def _must_be_pending(view: JobView) -> None:
+    if view.state is not JobState.PENDING:
+        raise LrmsRefused(f"{view.run} is {view.word}, not waiting: left alone")
+
+
+def _must_be_ours(view: JobView) -> None:
+    _must_be_pending(view)
+    if view.held and view.word not in parse.PARKED_WORDS:
+        raise LrmsRefused(f"{view.run} is held by its user or an administrator: left alone")

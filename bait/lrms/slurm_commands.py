@@ -1,0 +1,138 @@
+"""The argument lists of Slurm's commands, and what their complaints mean. Pure: values in, argv out.
+
+Every value is one argv element, so nothing a user wrote is ever split, quoted or interpreted by a shell.
+"""
+
+import re
+from collections.abc import Sequence
+
+from bait.lrms.base import Home, LrmsRefused, LrmsUnavailable
+from bait.lrms.slurm_parse import JOB_FIELDS, NODE_FIELDS, OUR_REASON, columns
+
+Argv = tuple[str, ...]
+
+_COMMENT_LIMIT = 1024  # longer comments are refused by slurmctld
+_TEXT_LIMIT = 300
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})\Z")
+_OURS = re.compile(r" ?\[wnod: [^\[\]]*\]\Z")
+# slurmctld away or too slow, in the words of Slurm's commands. "Unexpected message" is what scontrol says of a
+# time-out or a refused connection when the job id could be an array's (seen with 22.05.8).
+_AWAY = (
+    "unable to contact slurm controller", "socket timed out", "unexpected message received", "connection refused",
+    "communication connection failure", "zero bytes were transmitted", "backup controller", "standby mode",
+    "slurm_load_ctl_conf", "unable to establish", "configuration source", "protocol authentication error",
+    "invalid authentication credential", "temporarily unable", "receive failure", "send failure", "reset by peer",
+    "munge", "busy, retry",
+)  # fmt: skip
+_NO_SUCH_JOB = "invalid job id specified"
+_NO_SUCH_NODE = "invalid node name specified"
+
+
+def squeue(ids: Sequence[str], mark: str) -> Argv:
+    """One query for all these jobs, ended ones and single array tasks included."""
+    wanted = ("-j", ",".join(ids))
+    return ("squeue", "-h", "-a", "-r", "-t", "all", "--noconvert", *wanted, "-O", columns(JOB_FIELDS, mark))
+
+
+def sinfo(mark: str) -> Argv:
+    """One query for all nodes."""
+    return ("sinfo", "-h", "-a", "-N", "-O", columns(NODE_FIELDS, mark))
+
+
+def target(job: str, partition: str, node: str, home: Home, note: str) -> Argv:
+    """Point a parked job at its VM. Without StartTime a requeued job waits two minutes."""
+    place = (f"Partition={partition}", f"ReqNodeList={checked_node(node)}", "StartTime=now")
+    return (*_update(job), *place, _requeue(home), f"AdminComment={one_line(note)}")
+
+
+def untarget(job: str, home: Home, note: str, delay_s: int) -> Argv:
+    """Undo `target`; eligible again after the delay."""
+    place = (f"Partition={home.partition}", "ReqNodeList=", f"StartTime=now+{max(0, delay_s)}")
+    return (*_update(job), *place, _requeue(home), f"AdminComment={one_line(note)}")
+
+
+def comment(job: str, text: str) -> Argv:
+    return (*_update(job), f"Comment={text}")
+
+
+def requeueable(job: str) -> Argv:
+    return (*_update(job), "Requeue=1")
+
+
+def release(job: str) -> Argv:
+    return ("scontrol", "release", job)
+
+
+def user_hold(job: str) -> Argv:
+    """A hold that the job's user can release himself."""
+    return ("scontrol", "uhold", job)
+
+
+def drain(node: str, reason: str) -> Argv:
+    return ("scontrol", "update", f"NodeName={checked_node(node)}", "State=DRAIN", f"Reason={our_reason(reason)}")
+
+
+def undrain(node: str) -> Argv:
+    return ("scontrol", "update", f"NodeName={checked_node(node)}", "State=UNDRAIN")
+
+
+def delete_node(node: str) -> Argv:
+    return ("scontrol", "delete", f"nodename={checked_node(node)}")
+
+
+def our_reason(reason: str) -> str:
+    """A node's reason as we write it: one line that begins with our word."""
+    text = one_line(reason)
+    return text if text.startswith(OUR_REASON) else f"{OUR_REASON} {text}"
+
+
+def with_word(comment_now: str, text: str) -> str:
+    """The job's comment with our word in it: the user's own text stays, our older word goes."""
+    theirs = _OURS.sub("", comment_now)
+    word = re.sub(r"[\[\]]", "|", one_line(text))
+    if not word:
+        return theirs
+    joined = f"{theirs} [wnod: {word}]".lstrip(" ") if theirs else f"[wnod: {word}]"
+    return joined if len(joined.encode()) < _COMMENT_LIMIT else theirs
+
+
+def one_line(text: str) -> str:
+    """Text for people, fit for a field of Slurm's: one printable line, at most 300 characters."""
+    line = "".join(char if char.isprintable() else " " for char in text).strip()
+    return line if len(line) <= _TEXT_LIMIT else line[: _TEXT_LIMIT - 1] + "…"
+
+
+def checked_node(node: str) -> str:
+    """The name, if it is one node's name; brackets and commas would name many."""
+    if _NAME.match(node) is None:
+        raise LrmsRefused(f"node name {one_line(node)!r}: letters, digits, dots and hyphens expected")
+    return node
+
+
+def no_such_job(complaint: str) -> bool:
+    """True if squeue says positively that it does not know the one job it was asked for."""
+    return _NO_SUCH_JOB in complaint.lower() and not _is_away(complaint)
+
+
+def no_such_node(complaint: str) -> bool:
+    """True if scontrol says positively that the node does not exist."""
+    return _NO_SUCH_NODE in complaint.lower() and not _is_away(complaint)
+
+
+def failure(argv: Sequence[str], complaint: str) -> LrmsUnavailable | LrmsRefused:
+    """What a command's non-zero exit means: no answer, or the answer no."""
+    text = f"{' '.join(argv[:3])}: {one_line(complaint) or 'failed without a word'}"
+    return LrmsUnavailable(text) if not complaint.strip() or _is_away(complaint) else LrmsRefused(text)
+
+
+def _update(job: str) -> Argv:
+    return ("scontrol", "update", f"JobId={job}")
+
+
+def _requeue(home: Home) -> str:
+    return f"Requeue={int(home.requeue)}"
+
+
+def _is_away(complaint: str) -> bool:
+    lowered = complaint.lower()
+    return any(phrase in lowered for phrase in _AWAY)

@@ -1,0 +1,199 @@
+"""What Slurm's commands print, as values. Pure: text in, values out.
+
+Users choose much of what squeue prints (accounts, names, comments; newlines and separators included). So every
+field of a query ends in a mark that is drawn at random for that one query: no text can hold a mark that was
+chosen after the text was written. squeue -O prints `TYPE:0MARK` untruncated and appends MARK literally.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from bait.lrms.base import JobState, JobView, LrmsUnavailable, NodeState, NodeView
+from protocol.ids import Run
+
+JOB_FIELDS = (
+    "JobArrayID", "UserID", "UserName", "State", "PriorityLong", "RestartCnt", "NodeList", "Partition", "Account",
+    "Feature", "NumCPUs", "MinMemory", "tres", "MinTmpDisk", "TimeLimit", "NumNodes", "BatchFlag", "Requeue",
+    "ReqNodes", "admin_comment", "Comment", "exit_code",
+)  # fmt: skip
+NODE_FIELDS = ("NodeList", "StateComplete", "Reason")
+OUR_REASON = "wnod:"
+
+_PENDING = frozenset({"PENDING", "SPECIAL_EXIT", "REQUEUE_HOLD"})
+_RUNNING = frozenset({"RUNNING", "CONFIGURING", "RESIZING", "SUSPENDED", "STOPPED", "SIGNALING"})
+_LEAVING = frozenset({"COMPLETING", "STAGE_OUT", "REQUEUED", "REQUEUE_FED"})
+_ENDED = frozenset(
+    {
+        "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE",
+        "OUT_OF_MEMORY", "REVOKED",
+    }
+)  # fmt: skip
+_STATES = {
+    **dict.fromkeys(_PENDING, JobState.PENDING),
+    **dict.fromkeys(_RUNNING, JobState.RUNNING),
+    **dict.fromkeys(_LEAVING, JobState.LEAVING),
+    **dict.fromkeys(_ENDED, JobState.ENDED),
+}
+PARKED_WORDS = frozenset({"SPECIAL_EXIT", "REQUEUE_HOLD"})
+"""The states in which Slurm, not the user, put the hold on: the ones we may release."""
+
+_DOWN = frozenset(
+    {"down", "error", "unknown", "future", "invalid", "fail", "not_responding", "powered_down", "powering_down",
+     "power_down", "reboot_issued", "reboot_requested", "invalid_reg"}
+)  # fmt: skip
+_DRAIN = frozenset({"drain", "drained", "draining"})
+_BUSY = frozenset({"allocated", "mixed", "completing"})
+_JOB_ID = re.compile(r"(?P<job>[0-9]+)(?:_(?P<task>[0-9]+))?\Z")
+_MIB = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2, "P": 1024.0**3}
+_TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<clock>[0-9]+(?::[0-9]+){0,2})\Z")
+_SECONDS = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}  # "30" is minutes, "30:00" too
+
+
+def job_id(run: Run) -> str:
+    """Slurm's own form of a run's job: `A_T` for an array task, never the raw id behind it."""
+    return run.job if run.task is None else f"{run.job}_{run.task}"
+
+
+def is_job_id(text: str) -> bool:
+    """True if Slurm could have given out this id; anything else is not worth a question."""
+    return len(text) <= 32 and _JOB_ID.match(text) is not None
+
+
+def columns(fields: Sequence[str], mark: str) -> str:
+    """The `-O` argument that prints these fields in full, each ended by the mark."""
+    return ",".join(f"{field}:0{mark}" for field in fields)
+
+
+def records(text: str, fields: Sequence[str], mark: str) -> Iterator[dict[str, str]]:
+    """The records of an answer; LrmsUnavailable if it is not made of whole records (cut off, garbled)."""
+    parts = text.split(mark)
+    width = len(fields)
+    if (len(parts) - 1) % width or parts[-1].strip():
+        raise LrmsUnavailable(f"squeue/sinfo: {len(parts) - 1} fields are not whole records of {width}")
+    for start in range(0, len(parts) - 1, width):
+        row = parts[start : start + width]
+        if start and not row[0].startswith("\n"):
+            raise LrmsUnavailable(f"squeue/sinfo: no new line before record {start // width}")
+        yield {field: _plain(value) for field, value in zip(fields, [row[0].lstrip("\n"), *row[1:]], strict=True)}
+
+
+def parse_jobs(text: str, mark: str, cluster: str) -> dict[str, tuple[JobView, str]]:
+    """Job id (`A` or `A_T`) -> (the job, the user's own comment). LrmsUnavailable when not understood."""
+    found: dict[str, tuple[JobView, str]] = {}
+    for record in records(text, JOB_FIELDS, mark):
+        if _JOB_ID.match(record["JobArrayID"]):  # "7_[1-9%2]" is the unsplit rest of an array, not a job
+            found[record["JobArrayID"]] = (_understood(_job, record, cluster), record["Comment"])
+    return found
+
+
+def parse_nodes(text: str, mark: str) -> dict[str, NodeView]:
+    """Node name -> node. LrmsUnavailable when not understood."""
+    return {view.name: view for view in map(_node, records(text, NODE_FIELDS, mark))}
+
+
+def is_dynamic(node: NodeView) -> bool:
+    """True for nodes that registered themselves (a VM's): only those may be deleted."""
+    return "dynamic" in node.word
+
+
+def mib(text: str) -> int | None:
+    """Slurm's size ("0", "700M", "1.50G") in MiB, rounded up; None for none."""
+    match = re.match(r"([0-9]+(?:\.[0-9]+)?)([KMGTP]?)", text)
+    if match is None:
+        return None
+    size = float(match[1]) * _MIB[match[2] or "M"]
+    return int(-(-size // 1)) or None
+
+
+def seconds(text: str) -> int | None:
+    """Slurm's time limit ("1-02:03:04", "30:00", "UNLIMITED") in seconds; None for none."""
+    match = _TIME.match(text)
+    if match is None:
+        return None
+    clock = [int(part) for part in match["clock"].split(":")]
+    if match["days"] is not None:  # D-H, D-H:M, D-H:M:S
+        units: tuple[int, ...] = (3600, 60, 1)
+    else:
+        units = _SECONDS[len(clock)]
+    return int(match["days"] or 0) * 86400 + sum(n * unit for n, unit in zip(clock, units, strict=False))
+
+
+def _plain(value: str) -> str:
+    return "" if value in {"(null)", "N/A", "none"} else value
+
+
+def _understood(parse: Callable[[dict[str, str], str], JobView], record: dict[str, str], cluster: str) -> JobView:
+    try:
+        return parse(record, cluster)
+    except (ValueError, KeyError) as error:
+        raise LrmsUnavailable(f"squeue: job {record['JobArrayID']}: not understood: {error!r}") from error
+
+
+def _job(record: dict[str, str], cluster: str) -> JobView:
+    state = _STATES[record["State"]]
+    code = int(record["exit_code"])
+    ended = state is JobState.ENDED
+    return JobView(
+        run=_run(record, cluster),
+        owner=int(record["UserID"]),
+        user=record["UserName"],
+        state=state,
+        word=record["State"],
+        held=state is JobState.PENDING and int(record["PriorityLong"]) == 0,
+        node=(record["NodeList"] or None) if state is JobState.RUNNING else None,
+        partition=record["Partition"],
+        account=record["Account"],
+        wishes=record["Feature"],
+        cpus=_first(record["NumCPUs"]),
+        memory_mib=_memory(record),
+        disk_mib=mib(record["MinTmpDisk"]),
+        time_limit_s=seconds(record["TimeLimit"]),
+        nodes=_first(record["NumNodes"]),
+        batch=record["BatchFlag"] == "1",
+        requeue=record["Requeue"] == "1",
+        required_nodes=tuple(name for name in record["ReqNodes"].split(",") if name),
+        note=record["admin_comment"],
+        exit_code=code >> 8 & 255 if ended else None,
+        signal=code & 127 if ended else None,
+    )
+
+
+def _run(record: dict[str, str], cluster: str) -> Run:
+    match = _JOB_ID.match(record["JobArrayID"])
+    assert match is not None  # parse_jobs looked already
+    task = None if match["task"] is None else int(match["task"])
+    return Run(cluster=cluster, job=match["job"], task=task, restart=int(record["RestartCnt"]))
+
+
+def _first(text: str) -> int:
+    """The smallest of a range ("2-4") that Slurm prints for jobs that have not started."""
+    return int(text.partition("-")[0])
+
+
+def _memory(record: dict[str, str]) -> int | None:
+    """What the job asked for in all; None if it said nothing, which Slurm reads as "a whole node"."""
+    asked = mib(record["MinMemory"])
+    if asked is None:
+        return None
+    for item in record["tres"].split(","):
+        name, _, value = item.partition("=")
+        if name == "mem":
+            return mib(value)
+    return asked
+
+
+def _node(record: dict[str, str]) -> NodeView:
+    words = frozenset(record["StateComplete"].lower().rstrip("*$~#!%@^-").split("+"))
+    reason = record["Reason"]
+    return NodeView(record["NodeList"], _node_state(words, reason), record["StateComplete"].lower(), reason)
+
+
+def _node_state(words: frozenset[str], reason: str) -> NodeState:
+    drained, ours = bool(words & _DRAIN), reason.startswith(OUR_REASON)
+    if drained and not ours:
+        return NodeState.CLOSED_BY_OTHERS
+    if words & _DOWN:
+        return NodeState.DOWN
+    if drained:
+        return NodeState.CLOSED_BY_US
+    return NodeState.BUSY if words & _BUSY else NodeState.READY
