@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from wnod import wnod_version
 from wnod.config import ConfigMistakes
+from wnod.journal import JournalError, JournalNewer, JournalNotOurs
 from wnod.logs import LEVELS, start_logs
 from wnod.notify import Notify
 
@@ -162,11 +163,19 @@ def run(
     try:
         service.begin(build(service.context(options.config), config))
     except Exception as error:
-        _log.failure("cannot start: {reason}", reason=str(error))
-        return FAILED
+        return _cannot_start(error)
     _install_hang_up(reactor, service)
     reactor.run()
     return service.code
+
+
+def _cannot_start(error: Exception) -> int:
+    """The exit code for an error in building a daemon: its text is for people, a traceback only for surprises."""
+    if isinstance(error, ConfigMistakes | JournalError):
+        _log.critical("cannot start: {reason}", reason=str(error))
+        return CONFIG if isinstance(error, ConfigMistakes | JournalNotOurs | JournalNewer) else FAILED
+    _log.failure("cannot start: {reason}", reason=str(error))
+    return FAILED
 
 
 def _install_hang_up(reactor: Any, service: Service) -> None:

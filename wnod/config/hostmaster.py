@@ -147,6 +147,8 @@ def _twice(values: Sequence[str | None], field: str) -> Iterator[Complaint]:
             continue
         if value in first:
             yield Complaint(
-                ("slots", index, field), f"expected each slot to have its own {field}", f"slots[{first[value]}] has it too"
+                ("slots", index, field),
+                f"expected each slot to have its own {field}",
+                f"slots[{first[value]}] has it too",
             )
         first.setdefault(value, index)

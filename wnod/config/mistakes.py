@@ -20,11 +20,9 @@ class Mistake:
     remedy: str
 
     def __str__(self) -> str:
-        where = f"{quoted_path(self.file)}:{self.line}"
-        value = f": {self.value}" if self.value else ""
-        field = f" {self.field}" if self.field else ""
-        remedy = f"; {self.remedy}" if self.remedy else ""
-        return f"{where}:{field}{value}: {self.expected}{remedy}"
+        place = f"{quoted_path(self.file)}:{self.line}"
+        told = ": ".join(part for part in (place, self.field, self.value, self.expected) if part)
+        return f"{told}; {self.remedy}" if self.remedy else told
 
 
 class ConfigMistakes(Exception):

@@ -1,0 +1,58 @@
+"""Can the bait talk to Slurm, and is Slurm set up as the move needs it?"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+
+from wnod.config import BaitLrms
+from wnod.doctor.finding import CommandFailed, Finding, Verdict, output_of
+
+COMMANDS = ("scontrol", "squeue", "sinfo")
+MOVE_CODE = 199
+"""The starter's exit code by which Slurm requeues a job held."""
+Ask = Callable[[Sequence[str]], str]
+
+
+def check_commands(config: BaitLrms) -> Iterator[Finding]:
+    """The commands are where the configuration says."""
+    path = config.commands or os.environ.get("PATH", "")
+    missing = [name for name in COMMANDS if not shutil.which(name, path=path)]
+    if missing:
+        remedy = "apt-get install slurm-client, or set lrms.commands to their directory"
+        yield Finding("slurm commands", Verdict.BAD, f"not found in {path}: {', '.join(missing)}", remedy)
+    else:
+        yield Finding("slurm commands", Verdict.OK, "found")
+
+
+def check_settings(config: BaitLrms, ask: Ask = output_of) -> Iterator[Finding]:
+    """The controller answers and its configuration allows the move of a job into a VM."""
+    scontrol = f"{config.commands}/scontrol" if config.commands else "scontrol"
+    try:
+        settings = parse_settings(ask([scontrol, "show", "config"]))
+    except CommandFailed as error:
+        remedy = "is slurmctld up? is munged running here with the cluster's key?"
+        yield Finding("slurm", Verdict.BAD, f"the controller does not answer: {error}", remedy)
+        return
+    problems = list(wrong_settings(settings, config))
+    yield from problems or [Finding("slurm", Verdict.OK, f"cluster {settings.get('ClusterName')} is set up for moves")]
+
+
+def parse_settings(text: str) -> dict[str, str]:
+    """`scontrol show config` as name to value."""
+    return {name: value.strip() for name, value in re.findall(r"^(\w+)\s+= (.*)$", text, re.MULTILINE)}
+
+
+def wrong_settings(settings: dict[str, str], config: BaitLrms) -> Iterator[Finding]:
+    """What keeps jobs from moving."""
+    if settings.get("ClusterName") != config.cluster:
+        text = f"the controller's cluster is {settings.get('ClusterName')!r}, lrms.cluster is {config.cluster!r}"
+        yield Finding("slurm", Verdict.BAD, text, "set lrms.cluster to the ClusterName of slurm.conf")
+    if str(MOVE_CODE) not in re.split(r"[,\s]+", settings.get("RequeueExitHold", "")):
+        text = f"RequeueExitHold is {settings.get('RequeueExitHold')!r}: parked jobs would fail instead"
+        yield Finding(
+            "slurm", Verdict.BAD, text, f"RequeueExitHold={MOVE_CODE} in slurm.conf, then scontrol reconfigure"
+        )
+    if settings.get("MaxNodeCount", "0") in ("", "0", "1"):
+        text = f"MaxNodeCount is {settings.get('MaxNodeCount')!r}: VMs cannot join as dynamic nodes"
+        yield Finding("slurm", Verdict.BAD, text, "MaxNodeCount=1024 in slurm.conf and restart slurmctld")
