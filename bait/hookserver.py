@@ -12,7 +12,6 @@ import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -31,16 +30,12 @@ BACKLOG = 1024
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
-class Word(StrEnum):
-    """What a starter can be told. The words are the wire format."""
-
-    PARK = "park"
-    HAND_BACK = "hand-back"
-    REFUSE = "refuse"
+Word = Literal["park", "hand-back", "refuse"]
+"""What a starter can be told. The words are the wire format."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The answer to one starter; with REFUSE its text is written into the job's error file."""
+    """The answer to one starter; the text of a refusal is written into the job's error file."""
 
     answer: Word
     text: str = ""
@@ -119,7 +114,7 @@ class HookServer:
     async def stop(self) -> None:
         """Hand back whoever still waits, and stop listening."""
         for connection in tuple(self._open):
-            connection.tell(Answer(Word.HAND_BACK, "the bait daemon is stopping"))
+            connection.tell(Answer("hand-back", "the bait daemon is stopping"))
         if self._port is not None:
             port, self._port = self._port, None
             stopped = port.stopListening()
@@ -209,13 +204,13 @@ class _Connection(LineOnlyReceiver):
         """Hand back because of the starter or the clock, not because anybody decided so."""
         if not self._answered:
             self.log.warn("hook: uid {uid}: {why}; handed back", uid=self._uid, why=why, call=self._call)
-            self.tell(Answer(Word.HAND_BACK, why))
+            self.tell(Answer("hand-back", why))
 
     def _failed(self, failure: Failure) -> None:
         if self._answered and isinstance(failure.value, CancelledError):
             return
         self.log.failure("hook: {call} could not be decided; handed back", failure, call=self._call)
-        self.tell(Answer(Word.HAND_BACK, "the bait could not decide"))
+        self.tell(Answer("hand-back", "the bait could not decide"))
 
 
 class _Starters(ServerFactory):

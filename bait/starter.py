@@ -24,18 +24,10 @@ SETTINGS = "/etc/wnod/starter.conf"
 """Optional; lines `socket=/path` and `limit=seconds`. Read only if root owns it and nobody else may write it."""
 
 ANSWER_LIMIT = 4096
-_ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGXCPU")
-_IGNORED = (
-    "SIGUSR1",
-    "SIGUSR2",
-    "SIGPIPE",
-    "SIGXFSZ",
-    "SIGVTALRM",
-    "SIGPROF",
-    "SIGTSTP",
-    "SIGTTIN",
-    "SIGTTOU",
-    "SIGIO",
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM, signal.SIGXCPU)
+_LEFT_ALONE = frozenset(
+    {signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT, signal.SIGCHLD}
+    | {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 )
 
 
@@ -110,14 +102,14 @@ def say(text: str) -> None:
     """One printable line into the job's error file, for its user."""
     line = "".join(char if char.isprintable() else " " for char in text[:500])
     try:
-        os.write(2, f"wnod: {line}\n".encode("ascii", "backslashreplace"))
+        os.write(2, f"wnod: {line.removeprefix('wnod:').lstrip()}\n".encode("ascii", "backslashreplace"))
     except OSError:
         return  # disk full or over quota: the exit code matters more
 
 
 def take_signals() -> None:
     """A signal must not choose the exit code: the job's end signals hand it back, the user's own are ignored."""
-    for number in signal.valid_signals() - _NEVER:
+    for number in signal.valid_signals() - _LEFT_ALONE:
         signal.signal(number, signal.SIG_IGN)
     for ending in _ENDING:
         signal.signal(ending, lambda *_: os._exit(HAND_BACK))
