@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import msgspec
 
 from bait.lrms.base import Home, JobView
-from protocol.ids import EnvironmentName, Generation, LeaseId, Run, Shape, VmName
-from protocol.messages import Code, VmStatus
+from protocol.ids import BootId, EnvironmentName, Generation, LeaseId, Run, Shape, VmName
+from protocol.messages import Code, VmPhase
 
 
 class Phase(enum.StrEnum):
@@ -72,6 +72,18 @@ class Denial:
 
 
 @dataclass(frozen=True, slots=True)
+class VmView:
+    """A lease's VM as the host has told of it."""
+
+    generation: Generation
+    vm: VmName
+    phase: VmPhase
+    run: Run
+    bound: bool = False
+    boot_id: BootId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is seen now."""
 
@@ -88,7 +100,7 @@ class Facts:
     """A request of this lease waits for the host's answer in this conversation."""
     host_known: bool
     """True if `vm` is the host's word of this conversation; None of it then means there is no such VM."""
-    vm: VmStatus | None
+    vm: VmView | None
     denied: Denial | None = None
     lost: str = ""
     """Why the host says the VM is gone; empty if it does not say so."""

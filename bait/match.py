@@ -7,26 +7,18 @@ field), then what the environment itself gives a job that says nothing.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from bait.lrms.base import JobView
 from protocol.ids import EnvironmentName, Shape
 from protocol.messages import Offer
+from wnod.config import Rule
 
 SMALLEST_MEMORY_MIB = 64
 SMALLEST_DISK_MIB = 16
 
 
-class Rule(Protocol):
-    """One default rule of the configuration (wnod.config.DefaultRule)."""
-
-    partition: str | None
-    account: str | None
-    user: str | None
-    environment: str | None
-    cpus: int | None
-    memory_mib: int | None
-    disk_mib: int | None
+Offers = Mapping[EnvironmentName, Offer]
+"""What the host offers now, by environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +36,7 @@ class Impossible:
     text: str
 
 
-def match(job: JobView, rules: Iterable[Rule], offers: Mapping[str, Offer]) -> Wanted | Impossible:
+def match(job: JobView, rules: Iterable[Rule], offers: Offers) -> Wanted | Impossible:
     """Map a job's wishes to an environment and a shape."""
     if job.nodes != 1:
         return Impossible(f"the job asks for {job.nodes} nodes; a job in a VM has one: submit with --nodes=1")
@@ -70,7 +62,7 @@ def _first(rules: list[Rule], field: str) -> int | None:
     return next((value for value in values if value is not None), None)
 
 
-def _environment(wishes: str, rules: list[Rule], offers: Mapping[str, Offer]) -> EnvironmentName | Impossible:
+def _environment(wishes: str, rules: list[Rule], offers: Offers) -> EnvironmentName | Impossible:
     if wishes:
         return _wished(wishes, offers)
     default = next((rule.environment for rule in rules if rule.environment is not None), None)
@@ -81,7 +73,7 @@ def _environment(wishes: str, rules: list[Rule], offers: Mapping[str, Offer]) ->
     return Impossible(f"name an environment (--constraint=NAME); known: {_names(offers)}")
 
 
-def _wished(wishes: str, offers: Mapping[str, Offer]) -> EnvironmentName | Impossible:
+def _wished(wishes: str, offers: Offers) -> EnvironmentName | Impossible:
     """The first alternative (`a|b`) of which every word (`a&b`) is one environment that is offered."""
     unknown = ""
     for alternative in wishes.strip("[]()").split("|"):
@@ -98,9 +90,9 @@ def _wished(wishes: str, offers: Mapping[str, Offer]) -> EnvironmentName | Impos
     return _unknown(unknown or wishes, offers)
 
 
-def _unknown(word: str, offers: Mapping[str, Offer]) -> Impossible:
+def _unknown(word: str, offers: Offers) -> Impossible:
     return Impossible(f"there is no environment {word[:64]!r} here; known: {_names(offers)}")
 
 
-def _names(offers: Mapping[str, Offer]) -> str:
+def _names(offers: Offers) -> str:
     return ", ".join(sorted(offers)) or "none"

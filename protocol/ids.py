@@ -52,9 +52,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         """True if both are runs of one job (or one array task) of one cluster."""
         return (self.cluster, self.job, self.task) == (other.cluster, other.job, other.task)
 
+    @property
+    def key(self) -> str:
+        """The job without cluster and restart: `12`, or `12_3` for task 3 of array 12."""
+        return self.job if self.task is None else f"{self.job}_{self.task}"
+
     def __str__(self) -> str:
-        task = "" if self.task is None else f"_{self.task}"
-        return f"{self.cluster}/{self.job}{task}.{self.restart}"
+        return f"{self.cluster}/{self.key}.{self.restart}"
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,6 +7,10 @@ from typing import Protocol
 
 from protocol.ids import Run, Shape
 
+NO_REQUEUE = "wnod:no-requeue"
+"""In a job's note: its user asked for no requeue, and the site's submission hook made it requeueable for the bait's
+sake. The user's wish is put back when the job is sent to its VM."""
+
 
 class LrmsUnavailable(Exception):
     """The LRMS did not answer, not in time, or not understandably: nothing is known (R13)."""

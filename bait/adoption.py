@@ -1,0 +1,66 @@
+"""Leases that the host knows and this bait does not: its journal was lost (R8). They are taken up again or let go."""
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from bait.follower import Follower
+from bait.lease import Lease, Phase
+from bait.lrms.base import JobState, JobView, Lrms, LrmsUnavailable
+from protocol.messages import VmStatus
+
+_log = Logger("bait.adoption")
+
+
+def adopt(follower: Follower, lrms: Lrms, vm: VmStatus) -> None:
+    """Make a record for the lease; the follower then does for it what it does for any other."""
+    adopting = Deferred.fromCoroutine(_adopt(follower, lrms, vm))
+    adopting.addErrback(lambda failure: _log.failure("cannot adopt lease {lease}", failure, lease=vm.lease))
+
+
+async def _adopt(follower: Follower, lrms: Lrms, vm: VmStatus) -> None:
+    try:
+        job = (await lrms.jobs([vm.run.key])).get(vm.run.key)
+    except LrmsUnavailable:
+        return
+    if vm.lease not in follower.leases:
+        lease = record(vm, job, follower.clock.seconds())
+        _log.warn("adopted lease {lease} of {run} as {phase}", lease=vm.lease, run=str(vm.run), phase=lease.phase)
+        follower.put(lease)
+
+
+def record(vm: VmStatus, job: JobView | None, now: float) -> Lease:
+    """A record for a VM that the host has and no journal explains. Pure."""
+    partition, requeue = _home(job)
+    caught = vm.run.restart - 1
+    return Lease(
+        lease=vm.lease,
+        run=type(vm.run)(cluster=vm.run.cluster, job=vm.run.job, task=vm.run.task, restart=max(0, caught)),
+        owner=vm.owner,
+        user=job.user if job is not None else "",
+        environment=vm.environment,
+        shape=vm.shape,
+        partition=partition,
+        requeue=requeue,
+        phase=_phase(vm, job),
+        since=now,
+        vm=vm.vm,
+        generation=vm.generation,
+        text="adopted from the host: this bait's journal did not know it",
+        stages={"intercepted": now},
+    )
+
+
+def _phase(vm: VmStatus, job: JobView | None) -> Phase:
+    if job is None or job.run != vm.run or job.state is JobState.ENDED:
+        return Phase.ENDED
+    if job.state is JobState.PENDING and job.held:
+        return Phase.PARKED
+    return Phase.RELEASED
+
+
+def _home(job: JobView | None) -> tuple[str, bool]:
+    """Partition and requeue wish, from our own note if the job carries one (follower.note)."""
+    if job is None:
+        return "", True
+    words = dict(word.split("=", 1) for word in job.note.split(":") if "=" in word)
+    return words.get("home", job.partition), words.get("requeue", str(int(job.requeue))) == "1"

@@ -1,0 +1,300 @@
+"""Follows every lease of this bait: look, decide, journal, act, and look again.
+
+The only place where a lease changes. Starters, host messages and the clock only kick; what follows is decided
+by `bait.job.decide` over fresh facts, after a crash exactly as before it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from bait import job as jobs
+from bait.hookserver import Answer, Word
+from bait.hostview import HostView
+from bait.lease import Deed, Facts, Lease, Phase, Times
+from bait.lrms.base import JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
+from protocol.ids import LeaseId, RequestId, Run
+from protocol.messages import Bind, FromBait, Release, RequestVm
+from wnod.duties import Duties, Next, Now
+from wnod.fresh import Fresh
+from wnod.journal import Journal
+
+KIND = "lease"
+CACHED_S = 0.5
+"""How old a view of a job at the bait may be: its starter holds it there, and no deed then touches the LRMS."""
+ABSENT_S = 1.0
+"""A job counts as unknown to the LRMS after two complete answers without it, this far apart (R13)."""
+
+
+class Link(Protocol):
+    """What is needed of protocol.link.BaitEnd."""
+
+    def send(self, message: FromBait) -> None:
+        """Queue for the hostmaster."""
+
+
+class Observer(Protocol):
+    """Whoever publishes numbers."""
+
+    def changed(self, before: Lease | None, lease: Lease) -> None:
+        """A record is on disk and differs from `before`."""
+
+    def forgotten(self, lease: Lease) -> None:
+        """The lease is over and off the record."""
+
+
+@dataclass(slots=True)
+class Hook:
+    """A starter that waits for its answer."""
+
+    answer: "Deferred[Answer]"
+
+
+@dataclass(slots=True)
+class _Sight:
+    at: float
+    view: JobView | None
+    missing_since: float | None = None
+
+
+@dataclass
+class Follower:
+    """All leases of one bait."""
+
+    clock: IReactorTime
+    bait: str
+    journal: Journal
+    lrms: Lrms
+    view: HostView
+    times: Times
+    new_id: Callable[[], str]
+    observer: Observer
+    link: Link = field(init=False)
+    leases: dict[LeaseId, Lease] = field(default_factory=dict)
+    hooks: dict[LeaseId, Hook] = field(default_factory=dict)
+    _sights: dict[str, _Sight] = field(default_factory=dict)
+    log: Logger = field(default_factory=lambda: Logger("bait.follower"))
+
+    def __post_init__(self) -> None:
+        self.duties = Duties(self.clock, self._step, "lease")
+        self.nodes: Fresh[Mapping[str, NodeView]] = Fresh(self.clock, self._nodes)
+
+    def load(self) -> None:
+        """Read the journal and see to every lease on it."""
+        for lease in self.journal.load(KIND, Lease).values():
+            self.leases[lease.lease] = lease
+        self.kick_all()
+
+    def kick(self, lease: LeaseId) -> None:
+        """Something about this lease may have changed."""
+        if lease in self.leases:
+            self.duties.kick(lease)
+
+    def kick_all(self) -> None:
+        """Anything may have changed."""
+        for lease in tuple(self.leases):
+            self.duties.kick(lease)
+
+    def of_run(self, run: Run) -> Lease | None:
+        """The lease of exactly this run, unless it has ended."""
+        found = (x for x in self.leases.values() if x.run == run and x.phase is not Phase.ENDED)
+        return next(found, None)
+
+    def put(self, lease: Lease) -> None:
+        """Journal the record, then believe it, then see to what follows."""
+        before = self.leases.get(lease.lease)
+        if before == lease:
+            return
+        with self.journal.transaction():
+            self.journal.put(KIND, lease.lease, lease)
+            if before is None or before.phase is not lease.phase:
+                self.journal.history(KIND, lease.run.job, _line(lease), self.clock.seconds())
+        self.leases[lease.lease] = lease
+        self.observer.changed(before, lease)
+        self.duties.kick(lease.lease)
+
+    def supersede(self, newer: Run) -> None:
+        """A starter of `newer` is here: older leases of the same job let go of it (R6)."""
+        for lease in tuple(self.leases.values()):
+            if jobs.superseded(lease, newer):
+                self.put(jobs.supersede(lease, newer, self.clock.seconds()))
+
+    def _forget(self, lease: Lease) -> None:
+        self.journal.remove(KIND, lease.lease)
+        del self.leases[lease.lease]
+        self.view.forget(lease.lease)
+        self._answer(lease.lease, "hand-back", lease.text)
+        if not any(x.run.same_job(lease.run) for x in self.leases.values()):
+            self._sights.pop(lease.run.key, None)
+        self.observer.forgotten(lease)
+
+    # --- one step ------------------------------------------------------------------------------------
+
+    async def _step(self, key: str) -> Next:
+        lease = self.leases.get(LeaseId(key))
+        if lease is None:
+            return Now.REST
+        facts = await self._facts(lease)
+        lease = self.leases.get(LeaseId(key))
+        if lease is None:
+            return Now.REST
+        step = jobs.decide(lease, facts, self.times)
+        self.put(step.lease)
+        if step.deed is not None:
+            return await self._do(step.lease, step.deed, facts)
+        if step.lease != lease:
+            return Now.AGAIN
+        return Now.REST if step.wake_s is None else self._on_the_beat(step.wake_s)
+
+    def _on_the_beat(self, delay_s: float) -> float:
+        """Round up to a common beat, so that many leases' looks become one query of the LRMS."""
+        now = self.clock.seconds()
+        return max(0.001, math.ceil((now + delay_s) / self.times.soon_s - 0.5) * self.times.soon_s - now)
+
+    async def _facts(self, lease: Lease) -> Facts:
+        known, job = await self._look_at_job(lease)
+        nodes: Mapping[str, NodeView] = {}
+        if lease.vm is not None and (lease.phase is Phase.ENDED or "ready" in lease.stages):
+            try:
+                nodes = await self.nodes.get()
+            except LrmsUnavailable:
+                known = False
+        node = nodes.get(lease.vm) if lease.vm is not None else None
+        lease_id, view = lease.lease, self.view
+        return Facts(
+            now=self.clock.seconds(),
+            known=known,
+            job=job,
+            bait=self.bait,
+            hook=lease_id in self.hooks,
+            linked=view.linked,
+            asking=lease_id in view.asking,
+            host_known=view.knows(lease_id),
+            vm=view.vms.get(lease_id),
+            denied=view.denied.get(lease_id),
+            lost=view.lost.get(lease_id, ""),
+            node=node is not None,
+            node_ready=node is not None and node.state is NodeState.READY,
+        )
+
+    async def _look_at_job(self, lease: Lease) -> tuple[bool, JobView | None]:
+        """Whether the LRMS has answered, and the job; a job is absent only after two answers without it."""
+        key = lease.run.key
+        sight = self._sights.get(key)
+        at_the_bait = lease.phase in (Phase.REQUESTED, Phase.GRANTED)
+        if sight is not None and at_the_bait and sight.view and self.clock.seconds() - sight.at < CACHED_S:
+            return True, sight.view
+        try:
+            view = (await self.lrms.jobs([key])).get(key)
+        except LrmsUnavailable as error:
+            self.log.warn("{run}: the LRMS does not answer: {error}", run=str(lease.run), error=error)
+            return False, None
+        return self.saw(key, view)
+
+    def saw(self, key: str, view: JobView | None) -> tuple[bool, JobView | None]:
+        """Remember what the LRMS said of a job just now."""
+        now = self.clock.seconds()
+        before = self._sights.get(key)
+        missing = None
+        if view is None:
+            missing = before.missing_since if before is not None and before.missing_since is not None else now
+        self._sights[key] = _Sight(now, view, missing)
+        return view is not None or (missing is not None and now - missing >= ABSENT_S), view
+
+    async def _nodes(self) -> Mapping[str, NodeView]:
+        return await self.lrms.nodes()
+
+    # --- deeds -----------------------------------------------------------------------------------------
+
+    async def _do(self, lease: Lease, deed: Deed, facts: Facts) -> Next:
+        try:
+            await self._perform(lease, deed, facts)
+        except LrmsRefused as error:
+            # The world is not as it was seen: look again.
+            self.log.warn("{run}: {deed} refused: {error}", run=str(lease.run), deed=deed.value, error=error)
+            return self.times.poll_s / 2
+        except LrmsUnavailable as error:
+            self.log.warn("{run}: {deed}: no answer: {error}", run=str(lease.run), deed=deed.value, error=error)
+            return self.times.poll_s
+        current = self.leases.get(lease.lease)
+        if current is not None and current == lease:
+            self.put(jobs.done(lease, deed, self.clock.seconds()))
+        return Now.AGAIN if deed not in _SAID else Now.REST
+
+    async def _perform(self, lease: Lease, deed: Deed, facts: Facts) -> None:
+        job = facts.job
+        run = lease.target if job is None else job.run
+        match deed:
+            case Deed.ASK | Deed.BIND | Deed.RELEASE_VM:
+                self._say(lease, deed)
+            case Deed.SAY_PARK:
+                self._answer(lease.lease, "park", "")
+            case Deed.SAY_BACK:
+                self._answer(lease.lease, "hand-back", lease.text)
+            case Deed.FORGET:
+                self._forget(lease)
+            case Deed.MAKE_REQUEUEABLE:
+                await self.lrms.make_requeueable(lease.run)
+            case Deed.TELL:
+                await self.lrms.tell(lease.target, f"wnod: the VM {lease.vm} is being made for this job")
+            case Deed.SEND:
+                assert lease.vm is not None
+                await self.lrms.send(lease.target, lease.vm, lease.shape, lease.home, note(lease))
+            case Deed.GIVE_BACK:
+                await self.lrms.give_back(run, lease.home, f"wnod: given back: {lease.text}", lease.delay_s)
+            case Deed.REFUSE:
+                await self.lrms.refuse(run, lease.home, lease.text)
+            case Deed.FAIL_NODE:
+                assert lease.vm is not None
+                await self.lrms.fail_node(lease.vm, f"wnod: the VM died: {facts.lost or 'gone'}")
+            case Deed.REMOVE_NODE:
+                assert lease.vm is not None
+                await self.lrms.remove_node(lease.vm)
+
+    def _say(self, lease: Lease, deed: Deed) -> None:
+        request = RequestId(self.new_id())
+        self.view.asking[lease.lease] = request
+        message: FromBait
+        if deed is Deed.ASK:
+            message = RequestVm(
+                id=request,
+                lease=lease.lease,
+                run=lease.run,
+                owner=lease.owner,
+                environment=lease.environment,
+                shape=lease.shape,
+            )
+        elif deed is Deed.BIND:
+            assert lease.generation is not None
+            message = Bind(id=request, lease=lease.lease, generation=lease.generation, run=lease.target)
+        else:
+            message = Release(id=request, lease=lease.lease, generation=lease.generation)
+        self.link.send(message)
+
+    def _answer(self, lease: LeaseId, word: Word, text: str) -> None:
+        hook = self.hooks.pop(lease, None)
+        if hook is not None and not hook.answer.called:
+            hook.answer.callback(Answer(word, text))
+
+
+_SAID = frozenset({Deed.ASK, Deed.BIND, Deed.RELEASE_VM, Deed.FORGET})
+"""Deeds whose answer comes as a message, which kicks: looking again before it would find nothing new."""
+
+
+def note(lease: Lease) -> str:
+    """Our note on the job: enough to give it back if this bait loses its journal (R12)."""
+    return f"wnod:lease={lease.lease}:home={lease.partition}:requeue={int(lease.requeue)}"
+
+
+def _line(lease: Lease) -> str:
+    words = [str(lease.run), lease.phase]
+    if lease.vm is not None:
+        words.append(f"VM {lease.vm} generation {lease.generation}")
+    if lease.text:
+        words.append(f"({lease.text})")
+    return " ".join(words)

@@ -1,0 +1,120 @@
+"""A starter has caught a job: check its claim against the LRMS, make the lease, and wait for the answer.
+
+What the starter says is only a claim: who it is, the kernel says; whose job it is and which run, the LRMS.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from bait import match
+from bait.follower import Follower, Hook
+from bait.hookserver import Answer, HookCall
+from bait.lease import Lease, Phase
+from bait.lrms.base import NO_REQUEUE, JobState, JobView, Lrms, LrmsUnavailable
+from bait.match import Impossible, Wanted
+from protocol.ids import EnvironmentName, LeaseId, Run, Shape
+from wnod.config import Rule
+
+NOTHING = Shape(cpus=1, memory_mib=64, disk_mib=16)
+"""The shape of a lease that never becomes a VM."""
+
+
+@dataclass
+class Interception:
+    """Turns a starter's call into a lease, or into a no."""
+
+    clock: IReactorTime
+    cluster: str
+    bait: str
+    lrms: Lrms
+    follower: Follower
+    rules: Sequence[Rule]
+    new_id: Callable[[], str]
+    host_wait_s: float = 5.0
+    log: Logger = field(default_factory=lambda: Logger("bait.interception"))
+
+    async def intercepted(self, call: HookCall) -> Answer:
+        """Answer one starter; comes back when the job may leave the bait."""
+        run = Run(cluster=self.cluster, job=call.job, task=call.task, restart=call.restart)
+        job = await self._claimed(run, call.uid)
+        if isinstance(job, str):
+            self.log.warn("starter of uid {uid} for {run}: {why}", uid=call.uid, run=str(run), why=job)
+            return Answer("hand-back", f"wnod: {job}")
+        self.follower.supersede(run)
+        lease = self.follower.of_run(run)
+        if lease is None:
+            made = await self._lease(run, job)
+            if isinstance(made, Answer):
+                return made
+            lease = made
+        return await self._wait(lease, call)
+
+    async def _claimed(self, run: Run, uid: int) -> JobView | str:
+        """The job as the LRMS knows it, or why the claim is not believed (attack 2)."""
+        try:
+            job = (await self.lrms.jobs([run.key])).get(run.key)
+        except LrmsUnavailable as error:
+            return f"the batch system does not answer: {error}"
+        if job is None or job.owner != uid:
+            return "no such job of this user"
+        self.follower.saw(run.key, job)
+        if job.run != run or job.state is not JobState.RUNNING or job.node != self.bait:
+            return f"the batch system has {job.run} {job.word} on {job.node}, not {run} running on {self.bait}"
+        if not job.batch:
+            return "only batch jobs can run in a VM: use sbatch"
+        return job
+
+    async def _lease(self, run: Run, job: JobView) -> Lease | Answer:
+        for _ in range(int(self.host_wait_s * 10)):
+            if self.follower.view.capacity is not None:
+                break
+            await _sleep(self.clock, 0.1)
+        capacity = self.follower.view.capacity
+        if capacity is None:
+            return Answer("hand-back", "wnod: the hostmaster of this host does not answer")
+        offers = {offer.environment: offer for offer in capacity.offers}
+        lease = self._record(run, job, match.match(job, self.rules, offers))
+        self.follower.put(lease)
+        return lease
+
+    def _record(self, run: Run, job: JobView, wanted: Wanted | Impossible) -> Lease:
+        now = self.clock.seconds()
+        possible = isinstance(wanted, Wanted)
+        return Lease(
+            lease=LeaseId(self.new_id()),
+            run=run,
+            owner=job.owner,
+            user=job.user,
+            environment=wanted.environment if isinstance(wanted, Wanted) else EnvironmentName("none"),
+            shape=wanted.shape if isinstance(wanted, Wanted) else NOTHING,
+            partition=job.partition,
+            requeue=job.requeue and not job.note.startswith(NO_REQUEUE),
+            phase=Phase.REQUESTED if possible else Phase.REFUSING,
+            text="" if isinstance(wanted, Wanted) else wanted.text,
+            since=now,
+            stages={"intercepted": now},
+        )
+
+    async def _wait(self, lease: Lease, call: HookCall) -> Answer:
+        hook = Hook(Deferred())
+        self.follower.hooks[lease.lease] = hook
+        call.gone.addBoth(lambda _: self._hung_up(lease.lease, hook))
+        self.follower.kick(lease.lease)
+        return await hook.answer
+
+    def _hung_up(self, lease: LeaseId, hook: Hook) -> None:
+        if self.follower.hooks.get(lease) is hook:
+            del self.follower.hooks[lease]
+            self.follower.kick(lease)
+        if not hook.answer.called:
+            hook.answer.callback(Answer("hand-back", "the starter is gone"))
+
+
+def _sleep(clock: IReactorTime, seconds: float) -> "Deferred[None]":
+    waiting: Deferred[None] = Deferred()
+    clock.callLater(seconds, waiting.callback, None)
+    return waiting

@@ -1,0 +1,41 @@
+"""The bait's metrics, taken from the leases as they change."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from bait.lease import Lease, Phase
+from wnod.metrics import STAGES, Metrics
+
+
+class Numbers:
+    """Publishes leases by phase, the time of each stage, and what became of the jobs."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def changed(self, before: Lease | None, lease: Lease) -> None:
+        """A lease is on disk and differs from `before`."""
+        begun = lease.stages.get("intercepted", lease.since)
+        reached = lease.stages.keys() - (before.stages.keys() if before is not None else ())
+        for stage in reached & set(STAGES):
+            self._metrics.observe("wnod_bait_stage_seconds", lease.stages[stage] - begun, stage=stage)
+        if lease.phase is Phase.ENDED and (before is None or before.phase is not Phase.ENDED):
+            self._metrics.count("wnod_bait_jobs_total", outcome=_outcome(before, lease))
+
+    def count(self, leases: Iterable[Lease]) -> None:
+        """Publish how many leases there are."""
+        phases = Counter(str(lease.phase) for lease in leases)
+        self._metrics.set_all("wnod_bait_leases", "phase", {phase: float(n) for phase, n in phases.items()})
+
+    def opened(self, is_open: bool) -> None:
+        """The bait's node was opened or closed."""
+        self._metrics.set("wnod_bait_open", int(is_open))
+        self._metrics.count("wnod_bait_opened_total" if is_open else "wnod_bait_closed_total")
+
+
+def _outcome(before: Lease | None, lease: Lease) -> str:
+    if "running" in lease.stages:
+        return "ran"
+    if before is not None and before.phase in (Phase.RETURNING, Phase.REFUSING):
+        return "given-back" if before.phase is Phase.RETURNING else "refused"
+    return "left"

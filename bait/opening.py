@@ -1,0 +1,101 @@
+"""Opens and closes the bait's node as `bait.gate` decides, and never touches a node that a human closed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from bait.gate import REASON, Gate, Limits, choose
+from bait.hostview import HostView
+from bait.lrms.base import Lrms, LrmsRefused, LrmsUnavailable, NodeState
+from protocol.ids import Shape
+from wnod.config import Gate as GateConfig
+from wnod.duties import Duties, Next
+
+LOOK_S = 10.0
+RETRY_S = 2.0
+
+
+@dataclass
+class Opening:
+    """The bait's node in the LRMS, kept as the gate wants it."""
+
+    clock: IReactorTime
+    bait: str
+    lrms: Lrms
+    view: HostView
+    config: GateConfig
+    told: Callable[[bool], None]
+    """Called when the bait has been opened (True) or closed (False) in the LRMS."""
+    gate: Gate = field(init=False)
+    human: str = ""
+    """A human's reason, if a human has closed the node."""
+    up: bool = True
+    """False while the LRMS does not answer."""
+    log: Logger = field(default_factory=lambda: Logger("bait.opening"))
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(False, self.clock.seconds(), f"{REASON} the bait daemon is starting")
+        self.duties = Duties(self.clock, self._step, "gate")
+
+    def kick(self) -> None:
+        """The host's capacity or the link has changed."""
+        self.duties.kick("gate")
+
+    def limits(self) -> Limits:
+        """As configured; by default room for the smallest job that says nothing."""
+        capacity = self.view.capacity
+        usual = [offer.usual for offer in capacity.offers if offer.available] if capacity is not None else []
+        smallest = Shape(
+            cpus=min((shape.cpus for shape in usual), default=1),
+            memory_mib=min((shape.memory_mib for shape in usual), default=64),
+            disk_mib=min((shape.disk_mib for shape in usual), default=16),
+        )
+        close = self.config.close_below or smallest
+        return Limits(close, self.config.open_above or close, self.config.hold_s)
+
+    async def _step(self, key: str) -> Next:
+        capacity = self.view.capacity if self.view.linked else None
+        choice = choose(self.gate, capacity, self.limits(), self.clock.seconds())
+        self.gate = choice.gate
+        try:
+            await self._make_so()
+            self.up = True
+        except (LrmsUnavailable, LrmsRefused) as error:
+            self.up = False
+            self.log.warn("cannot open or close {bait}: {error}", bait=self.bait, error=error)
+            return RETRY_S
+        soon = LOOK_S if choice.wake_at is None else choice.wake_at - self.clock.seconds()
+        return min(LOOK_S, max(0.05, soon))
+
+    async def _make_so(self) -> None:
+        node = (await self.lrms.nodes()).get(self.bait)
+        if node is None:
+            raise LrmsRefused(f"the LRMS knows no node {self.bait!r}: is its LRMS daemon running, is the name right?")
+        self.human = node.reason if node.state is NodeState.CLOSED_BY_OTHERS else ""
+        closed = node.state is NodeState.CLOSED_BY_US
+        if self.gate.open and closed:
+            await self.lrms.open_node(self.bait)
+            self.log.info("{bait} opened", bait=self.bait)
+            self.told(True)
+        elif not self.gate.open and node.state in (NodeState.READY, NodeState.BUSY):
+            await self.lrms.close_node(self.bait, self.gate.reason)
+            self.log.info("{bait} closed: {reason}", bait=self.bait, reason=self.gate.reason)
+            self.told(False)
+        elif not self.gate.open and closed and _gist(node.reason) != _gist(self.gate.reason):
+            await self.lrms.close_node(self.bait, self.gate.reason)
+
+    async def close(self) -> None:
+        """The daemon stops: attract no more jobs. Best effort: a starter without a daemon hands its job back."""
+        await self.duties.stop()
+        self.gate = Gate(False, self.clock.seconds(), f"{REASON} the bait daemon is stopped")
+        try:
+            await self._make_so()
+        except (LrmsUnavailable, LrmsRefused) as error:
+            self.log.warn("cannot close {bait}: {error}", bait=self.bait, error=error)
+
+
+def _gist(reason: str) -> str:
+    """The reason without the figures that change with every VM."""
+    return reason.split(" (", maxsplit=1)[0].strip()
