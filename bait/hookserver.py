@@ -106,7 +106,7 @@ class HookServer:
         self._open: set[_Connection] = set()
         self._port: IListeningPort | None = None
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Listen. A socket that a dead predecessor left is replaced; anything else at the path is an OSError."""
         _remove_socket(self._path)
         self._port = self.reactor.listenUNIX(self._path, self.factory(), backlog=BACKLOG, mode=0o666)
