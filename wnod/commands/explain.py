@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from wnod.commands import OK, PROBLEM
-from wnod.commands.daemons import add_asking_arguments, one_daemon, question
+from wnod.commands import OK, PROBLEM, UNREACHABLE
+from wnod.commands.daemons import REMEDY, Local, add_asking_arguments, local_daemons, question
 from wnod.commands.text import complain, plain, print_json
-from wnod.status import ask
+from wnod.status import DaemonUnreachable, ask
 
 _JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+\[\]-]{0,63}\Z")
 
@@ -31,21 +31,48 @@ def job_id(text: str) -> str:
 
 @question
 def run(args: argparse.Namespace) -> int:
-    """Tell the job's story; exit code 1 if the bait here has never met it."""
-    bait = one_daemon(args.etc, "bait")
-    answer = ask(bait.socket, "/explain", job=args.job)
-    if answer is None:
-        complain(
-            f"bait {bait.name} has never met job {args.job}: it waits in the LRMS (squeue says why), "
-            "runs on an ordinary node, or came to another bait"
-        )
-        return PROBLEM
-    if args.json:
-        print_json(answer)
-    else:
-        print(f"job {plain(answer.get('job'))}: {plain(answer.get('text'), 1024)}")
-        print_steps(answer.get("steps", []))
-    return OK
+    """Tell the job's story; exit code 1 if nobody here has met it, 3 if a daemon that may have does not answer."""
+    daemons = local_daemons(args.etc)
+    answers, silent = _ask_all(daemons, args.job)
+    if answers:
+        _show(told(answers), args.json)
+    for error in silent:
+        complain(f"{error}\n{REMEDY}")
+    if answers or silent:
+        return UNREACHABLE if silent else OK
+    complain(
+        f"{' and '.join(daemon.name for daemon in daemons)} have never met job {args.job}: it waits in the LRMS "
+        "(squeue says why), runs on an ordinary node, or came to another bait"
+    )
+    return PROBLEM
+
+
+def _ask_all(daemons: Sequence[Local], job: str) -> tuple[dict[Local, dict[str, Any]], list[DaemonUnreachable]]:
+    answers: dict[Local, dict[str, Any]] = {}
+    silent: list[DaemonUnreachable] = []
+    for daemon in daemons:
+        try:
+            answer = ask(daemon.socket, "/explain", job=job)
+        except DaemonUnreachable as error:
+            silent.append(error)
+        else:
+            answers.update({daemon: answer} if isinstance(answer, dict) else {})
+    return answers, silent
+
+
+def told(answers: Mapping[Local, Mapping[str, Any]]) -> dict[str, Any]:
+    """One story of what the daemons tell: the bait's summary, since it follows the job, and all steps by time."""
+    summary = min(answers, key=lambda daemon: daemon.role)
+    steps = [{**step, "who": daemon.role} for daemon, answer in answers.items() for step in answer.get("steps", [])]
+    return {**answers[summary], "steps": sorted(steps, key=lambda step: float(step.get("at", 0)))}
+
+
+def _show(story: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(story)
+        return
+    print(f"job {plain(story.get('job'))}: {plain(story.get('text'), 1024)}")
+    print_steps(story["steps"])
 
 
 def print_steps(steps: Sequence[Mapping[str, Any]]) -> None:
@@ -55,5 +82,5 @@ def print_steps(steps: Sequence[Mapping[str, Any]]) -> None:
         at = float(step.get("at", 0))
         clock = datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         passed = "" if before is None else f"+{at - before:.2f} s"
-        print(f"  {clock}  {passed:>10}  {plain(step.get('text'), 1024)}")
+        print(f"  {clock}  {passed:>10}  {plain(step.get('who')):<10}  {plain(step.get('text'), 1024)}")
         before = at

@@ -1,0 +1,46 @@
+"""What every test gets: a failed Deferred that nobody looked at, or a logged failure, fails the test."""
+
+import gc
+from collections.abc import Iterator
+from unittest import TestCase
+
+import pytest
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+
+class LoggedFailures:
+    """The failures logged while a test ran. A test that means them to be logged takes them with `flush`."""
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def flush(self, *kinds: type[BaseException]) -> list[Failure]:
+        """Take the failures of these kinds (all, if none is named): they were meant."""
+        gc.collect()  # a Deferred complains when it is collected
+        meant = [event for event in self.events if not kinds or event["log_failure"].check(*kinds)]
+        self.events = [event for event in self.events if event not in meant]
+        return [event["log_failure"] for event in meant]
+
+
+@pytest.fixture(autouse=True)
+def logged_failures(request: pytest.FixtureRequest) -> Iterator[LoggedFailures]:
+    """Fail a plain test that drops a failed Deferred or logs a failure. Trial's cases do that by themselves."""
+    logged = LoggedFailures()
+    if request.cls is not None and issubclass(request.cls, TestCase):
+        yield logged
+        return
+
+    @implementer(ILogObserver)
+    def watch(event: LogEvent) -> None:
+        if "log_failure" in event:
+            logged.events.append(event)
+
+    globalLogPublisher.addObserver(watch)
+    try:
+        yield logged
+        gc.collect()
+    finally:
+        globalLogPublisher.removeObserver(watch)
+    assert not logged.events, [event["log_failure"].getTraceback() for event in logged.events]
