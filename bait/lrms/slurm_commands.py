@@ -16,13 +16,14 @@ _TEXT_LIMIT = 300
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})\Z")
 _OURS = re.compile(r" ?\[wnod: [^\[\]]*\]\Z")
 # slurmctld away or too slow, in the words of Slurm's commands. "Unexpected message" is what scontrol says of a
-# time-out or a refused connection when the job id could be an array's (seen with 22.05.8).
+# time-out or a refused connection when the job id could be an array's (seen with 22.05.8); "upon execvpe" is what
+# Twisted's child says of a program it cannot start.
 _AWAY = (
     "unable to contact slurm controller", "socket timed out", "unexpected message received", "connection refused",
     "communication connection failure", "zero bytes were transmitted", "backup controller", "standby mode",
     "slurm_load_ctl_conf", "unable to establish", "configuration source", "protocol authentication error",
     "invalid authentication credential", "temporarily unable", "receive failure", "send failure", "reset by peer",
-    "munge", "busy, retry",
+    "munge", "busy, retry", "upon execvpe",
 )  # fmt: skip
 _NO_SUCH_JOB = "invalid job id specified"
 _NO_SUCH_NODE = "invalid node name specified"
