@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -79,64 +79,71 @@ class TwoEnds(RuleBasedStateMachine):
 
     # --- what happens ---
 
-    @rule()
-    def connect(self) -> None:
-        """A new connection; the old one, if any, is gone with what was on it."""
+    @rule(delivered=st.integers(0, 6), lost=st.booleans())
+    def connect(self, delivered: int, lost: bool) -> None:
+        """A new connection that gets so far; the old one, if any, is gone with what was on it."""
         self.cut()
         self.to_host = [session_module.opening_body(self.bait.hello())]
+        for _ in range(delivered):
+            self.deliver(to_host=bool(self.to_host))
+        if lost:
+            self.cut()
 
-    @rule()
-    def lose_connection(self) -> None:
-        self.cut()
+    @rule(to_host=st.booleans(), count=st.integers(1, 4))
+    def some_arrive(self, to_host: bool, count: int) -> None:
+        for _ in range(count):
+            self.deliver(to_host)
 
-    @rule()
-    def bait_speaks(self) -> None:
-        if self.bait.established:
+    @rule(count=st.integers(1, 3))
+    def bait_speaks(self, count: int) -> None:
+        for _ in range(count if self.bait.established else 0):
             self.count += 1
             self.bait.send(said_by_bait(self.count))
             self.at_bait.said.append(self.count)
-            self.flush()
+        self.flush()
 
-    @rule()
-    def host_speaks(self) -> None:
-        if self.host is not None:
+    @rule(count=st.integers(1, 3))
+    def host_speaks(self, count: int) -> None:
+        for _ in range(count if self.host is not None else 0):
             self.count += 1
+            assert self.host is not None
             self.host.send(said_by_host(self.count))
             self.at_host.said.append(self.count)
-            self.flush()
+        self.flush()
 
     @rule()
-    def acknowledge(self) -> None:
+    def both_acknowledge(self) -> None:
         if self.bait_up:
             self.to_host.append(self.bait.ack_body())
         if self.host_up and self.host is not None:
             self.to_bait.append(self.host.ack_body())
 
-    @rule(epoch_too=st.booleans())
-    def bait_forgets(self, epoch_too: bool) -> None:
-        """A restart, or a session given up."""
+    @rule(who=st.sampled_from(["bait", "host"]), restart=st.booleans())
+    def one_forgets(self, who: str, restart: bool) -> None:
+        """A restart with a new epoch, or a session given up within one."""
         self.cut()
-        self.bait_epoch += epoch_too
-        self.bait = self.new_bait()
+        if who == "bait":
+            self.bait_epoch += restart
+            self.bait = self.new_bait()
+        else:
+            self.host_epoch += restart
+            self.host = None
 
-    @rule(epoch_too=st.booleans())
-    def host_forgets(self, epoch_too: bool) -> None:
-        self.cut()
-        self.host_epoch += epoch_too
-        self.host = None
+    def deliver(self, to_host: bool) -> None:
+        if to_host and self.to_host:
+            self.host_reads(self.to_host.pop(0))
+        elif not to_host and self.to_bait:
+            self.bait_reads(self.to_bait.pop(0))
+        self.flush()
 
-    @precondition(lambda self: self.to_host)
-    @rule()
-    def host_reads(self) -> None:
-        body = self.to_host.pop(0)
+    def host_reads(self, body: bytes) -> None:
         if not self.host_up:
             self.host_opens(body)
-        else:
-            assert self.host is not None
-            message = self.host.receive(body)
-            if message is not None:
-                self.at_host.heard.append(number_in(message))
-        self.flush()
+            return
+        assert self.host is not None
+        message = self.host.receive(body)
+        if message is not None:
+            self.at_host.heard.append(number_in(message))
 
     def host_opens(self, body: bytes) -> None:
         before = self.host
@@ -147,17 +154,13 @@ class TwoEnds(RuleBasedStateMachine):
         self.to_bait.append(session_module.opening_body(welcome))
         self.host_up = True
 
-    @precondition(lambda self: self.to_bait)
-    @rule()
-    def bait_reads(self) -> None:
-        body = self.to_bait.pop(0)
+    def bait_reads(self, body: bytes) -> None:
         if not self.bait_up:
             self.bait_opens(body)
-        else:
-            message = self.bait.receive(body)
-            if message is not None:
-                self.at_bait.heard.append(number_in(message))
-        self.flush()
+            return
+        message = self.bait.receive(body)
+        if message is not None:
+            self.at_bait.heard.append(number_in(message))
 
     def bait_opens(self, body: bytes) -> None:
         welcome = read_answer(body)
@@ -187,15 +190,13 @@ class TwoEnds(RuleBasedStateMachine):
     @rule()
     def everything_arrives_on_a_connection_that_holds(self) -> None:
         while self.to_host or self.to_bait:
-            if self.to_host:
-                self.host_reads()
-            if self.to_bait:
-                self.bait_reads()
+            self.deliver(to_host=bool(self.to_host))
         assert self.at_host.heard == self.at_bait.said
         assert self.at_bait.heard == self.at_host.said
 
 
 TestTwoEnds = TwoEnds.TestCase
+TestTwoEnds.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
 def established() -> tuple[BaitSession, HostSession]:
