@@ -8,9 +8,21 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from protocol.ids import EnvironmentField, HostNameField
 from wnod.config.words import Check
 
 _NOUNS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def _pattern(field: Any) -> str:
+    """The pattern of one of protocol.ids' annotated names."""
+    return str(get_args(field)[1].pattern)
+
+
+_SPOKEN = {
+    _pattern(HostNameField): "write lower-case letters, digits and inner hyphens, at most 63",
+    _pattern(EnvironmentField): "write letters, digits and . _ + -, at most 64, a letter or digit first",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +82,10 @@ def suggestion(want: Wanted, text: str) -> str:
     tidy = text.strip().lower().replace("_", "-").replace(" ", "-")
     if 0 < len(tidy) < 100 and tidy != text and accepts(want, tidy):
         return f"did you mean {tidy!r}?"
-    patterns = [meta.pattern.replace(r"\Z", "$") for meta in want.metas if meta.pattern]
-    return f"it has to match {patterns[0]}" if patterns else ""
+    patterns = [meta.pattern for meta in want.metas if meta.pattern]
+    if not patterns:
+        return ""
+    return _SPOKEN.get(patterns[0]) or "it has to match " + patterns[0].replace(r"\Z", "$")
 
 
 def _limits(metas: Sequence[Meta]) -> list[str]:

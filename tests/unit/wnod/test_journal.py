@@ -357,6 +357,12 @@ def test_commits_are_timed_one_per_transaction(path: str) -> None:
     journal.close()
 
 
+def test_every_commit_is_synced_to_disk(journal: Journal) -> None:
+    """Only a power cut could show the difference, so the settings themselves are looked at."""
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_a_full_disk_undoes_the_transaction_and_says_so(path: str, journal: Journal) -> None:
     journal.put("lease", "a", Thing(1))
     pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
