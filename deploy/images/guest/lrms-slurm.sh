@@ -21,11 +21,13 @@ start_munge() {
 }
 
 # slurmd 22.05 without systemd: it makes its scopes under system.slice, which must exist and
-# have the controllers that the steps are to use.
+# have the controllers that the steps are to use. `pids` is there for slurmd 22.05's reading of
+# cgroup.controllers: it takes the line feed for a part of the last name, and then misses memory.
 make_cgroups() {
     mkdir -p /sys/fs/cgroup/system.slice
-    echo "+cpuset +memory +cpu" >/sys/fs/cgroup/cgroup.subtree_control
-    echo "+cpuset +memory +cpu" >/sys/fs/cgroup/system.slice/cgroup.subtree_control
+    for group in /sys/fs/cgroup /sys/fs/cgroup/system.slice; do
+        echo "+cpuset +cpu +memory +pids" >"$group/cgroup.subtree_control"
+    done
 }
 
 # Asking Slurm whether the node has registered costs a program and a round trip each time;
@@ -44,6 +46,7 @@ watch_slurmd() {
     while read -r line; do
         case $line in
         *"slurmctld sent back"*) echo "configured ready" >"$RUN/inbox" ;;
+        *mpi/pmix* | *"MPI: "*) ;; # every MPI plugin is tried, few are installed
         *error:* | *fatal:*)
             say "$line"
             printf '%s\n' "$line" >"$RUN/lrms-error"
