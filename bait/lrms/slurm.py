@@ -86,7 +86,8 @@ class Slurm:
             await self._act(commands.release(job))
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
-        """At most two scontrol calls. A hold that is not Slurm's own for our exit code stays: it is the user's."""
+        """At most two scontrol calls. Eligible in 10 seconds at the earliest: sooner, Slurm may lose the job. A hold
+        that is not Slurm's own for our exit code stays: it is the user's."""
         view, _ = await self._read(run)
         _must_be_pending(view)
         job = parse.job_id(run)

@@ -25,6 +25,9 @@ _AWAY = (
     "invalid authentication credential", "temporarily unable", "receive failure", "send failure", "reset by peer",
     "munge", "busy, retry", "upon execvpe",
 )  # fmt: skip
+# A job that starts on the node it has just left, within that second of its end, is taken for the old run and fails
+# ("Job credential revoked"). The clocks of slurmctld and the node may differ, so more than a second.
+_BACK_S = 10
 _NO_SUCH_JOB = "invalid job id specified"
 _NO_SUCH_NODE = "invalid node name specified"
 
@@ -48,7 +51,7 @@ def target(job: str, partition: str, node: str, home: Home, note: str) -> Argv:
 
 def untarget(job: str, home: Home, note: str, delay_s: int) -> Argv:
     """Undo `target`; eligible again after the delay."""
-    place = (f"Partition={home.partition}", "ReqNodeList=", f"StartTime=now+{max(0, delay_s)}")
+    place = (f"Partition={home.partition}", "ReqNodeList=", f"StartTime=now+{max(_BACK_S, delay_s)}")
     return (*_update(job), *place, _requeue(home), f"AdminComment={one_line(note)}")
 
 

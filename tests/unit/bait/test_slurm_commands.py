@@ -26,7 +26,11 @@ def test_the_move_is_one_update() -> None:
 def test_giving_back_clears_the_target() -> None:
     argv = commands.untarget("7", Home("batch,long", True), "", 15)
     assert argv[3:] == ("Partition=batch,long", "ReqNodeList=", "StartTime=now+15", "Requeue=1", "AdminComment=")
-    assert "StartTime=now+0" in commands.untarget("7", HOME, "", -5)
+
+
+def test_a_job_never_goes_back_within_the_second_of_its_end() -> None:
+    for delay in (-5, 0, 9):
+        assert "StartTime=now+10" in commands.untarget("7", HOME, "", delay)
 
 
 @pytest.mark.parametrize("node", ["vm[1-9]", "a,b", "", "a b", "a\n", "-x", "ALL\x00", "x" * 80])

@@ -1,0 +1,387 @@
+"""A batch system in memory, faithful where a bait can tell: ticks, parking by exit code, restart counts, holds.
+
+tests/contract/lrms runs the same suite over this and over real Slurm. Time is the clock's: `start()` makes it tick.
+Tests and simulations submit jobs, decide how programs end (`exits`), play users, administrators and broken machines.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, LoopingCall
+
+from bait.lrms.base import Home, JobState, JobView, LrmsRefused, LrmsUnavailable, NodeState, NodeView
+from protocol.ids import Run, Shape
+
+PARK = 199
+HAND_BACK = 198
+OURS = "wnod:"
+REQUEUE_DELAY_S = 121.0
+"""How long a requeued job waits if nobody says otherwise."""
+
+
+@dataclass(slots=True)
+class FakeJob:
+    """One job. Tests may change any field to play an LRMS that changes its mind."""
+
+    run: Run
+    owner: int
+    user: str
+    partition: str
+    state: JobState = JobState.PENDING
+    word: str = "PENDING"
+    held_by: str = ""
+    """"" (not held), "exit" (parked by exit code), "user" or "admin"."""
+    node: str | None = None
+    account: str = ""
+    wishes: str = ""
+    cpus: int = 1
+    memory_mib: int | None = None
+    disk_mib: int | None = None
+    time_limit_s: int | None = None
+    requeue: bool = True
+    batch: bool = True
+    required_nodes: tuple[str, ...] = ()
+    note: str = ""
+    comment: str = ""
+    told: str = ""
+    eligible_at: float = 0.0
+    exit_code: int | None = None
+    starts: list[tuple[str, int]] = field(default_factory=list)
+    """Node and restart count of every start, for judging who ran where."""
+
+    @property
+    def id(self) -> str:
+        return self.run.job if self.run.task is None else f"{self.run.job}_{self.run.task}"
+
+    def view(self) -> JobView:
+        ended = self.state is JobState.ENDED
+        return JobView(
+            run=self.run,
+            owner=self.owner,
+            user=self.user,
+            state=self.state,
+            word=self.word,
+            held=self.state is JobState.PENDING and bool(self.held_by),
+            node=self.node if self.state is JobState.RUNNING else None,
+            partition=self.partition,
+            account=self.account,
+            wishes=self.wishes,
+            cpus=self.cpus,
+            memory_mib=self.memory_mib,
+            disk_mib=self.disk_mib,
+            time_limit_s=self.time_limit_s,
+            nodes=1,
+            batch=self.batch,
+            requeue=self.requeue,
+            required_nodes=self.required_nodes,
+            note=self.note,
+            exit_code=self.exit_code if ended else None,
+            signal=0 if ended else None,
+        )
+
+
+@dataclass(slots=True)
+class FakeNode:
+    """One node. `closed` is the reason it takes no more jobs, whoever gave it."""
+
+    name: str
+    partition: str
+    cpus: int = 4
+    features: frozenset[str] = frozenset()
+    dynamic: bool = False
+    up: bool = True
+    closed: str | None = None
+
+
+class FakeLrms:
+    """Implements `bait.lrms.base.Lrms`.
+
+    away        every call raises LrmsUnavailable and nothing happens
+    lose_replies   that many of the next changes happen, and the caller gets LrmsUnavailable all the same
+    latency_s   None: calls answer at once; otherwise after so much of the clock's time
+    started     called with each job that starts, on whatever node
+    """
+
+    def __init__(
+        self, clock: Clock, cluster: str = "fake", home: str = "batch", vm_partition: str = "vwn", tick_s: float = 1.0
+    ) -> None:
+        self.clock = clock
+        self.cluster = cluster
+        self.home = home
+        self.vm_partition = vm_partition
+        self.away = False
+        self.lose_replies = 0
+        self.latency_s: float | None = None
+        self.settle_s = 0.1
+        self.forget_s = 300.0
+        self.started: Callable[[FakeJob], None] = lambda job: None
+        self.queries = 0
+        self.all_jobs: dict[str, FakeJob] = {}
+        self.all_nodes: dict[str, FakeNode] = {}
+        self._tick_s = tick_s
+        self._ticking = LoopingCall(self.tick)
+        self._ticking.clock = clock
+        self._last = 0
+
+    # --- the world's side ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Schedule jobs every tick of the clock."""
+        self._ticking.start(self._tick_s, now=False)
+
+    def stop(self) -> None:
+        if self._ticking.running:
+            self._ticking.stop()
+
+    def add_node(self, name: str, *, vm: bool = False, cpus: int = 4, features: Iterable[str] = ()) -> FakeNode:
+        """A bait, or (vm) a node that registered itself."""
+        partition = self.vm_partition if vm else self.home
+        self.all_nodes[name] = FakeNode(name, partition, cpus, frozenset(features), dynamic=vm)
+        return self.all_nodes[name]
+
+    def submit(self, *, tasks: Iterable[int] = (), owner: int = 1000, user: str = "alice", **wishes: object) -> str:
+        """A new job's id, or an array's (its tasks are ID_T). Keywords are fields of FakeJob."""
+        self._last += 1
+        number = str(self._last)
+        for task in tuple(tasks) or (None,):
+            run = Run(cluster=self.cluster, job=number, task=task, restart=0)
+            job = FakeJob(run, owner, user, self.home, eligible_at=self.clock.seconds())
+            for name, value in wishes.items():
+                setattr(job, name, value)
+            self.all_jobs[job.id] = job
+        return number
+
+    def tick(self) -> None:
+        """Start what can start."""
+        for job in tuple(self.all_jobs.values()):
+            if job.state is JobState.PENDING and not job.held_by and job.eligible_at <= self.clock.seconds():
+                node = self._place(job)
+                if node is not None:
+                    self._start(job, node)
+
+    def exits(self, job_id: str, code: int) -> None:
+        """The program on the node (starter, or user's) ended."""
+        job = self.all_jobs[job_id]
+        assert job.state is JobState.RUNNING, f"{job_id} is {job.word}"
+        job.exit_code = code
+        if code == PARK:
+            self._leave(job, lambda: self._requeue(job, "exit"))
+        elif code == HAND_BACK:
+            self._leave(job, lambda: self._requeue(job, ""))
+        else:
+            self._leave(job, lambda: self._end(job, "FAILED" if code else "COMPLETED"))
+
+    def cancel(self, job_id: str) -> None:
+        """The user cancels."""
+        job = self.all_jobs[job_id]
+        if job.state is JobState.PENDING:
+            self._end(job, "CANCELLED")
+        elif job.state is JobState.RUNNING:
+            self._leave(job, lambda: self._end(job, "CANCELLED"))
+
+    def hold(self, job_id: str, by: str = "user") -> None:
+        """The user or an administrator holds."""
+        self._set_word(self.all_jobs[job_id], "PENDING", by)
+
+    def release(self, job_id: str) -> None:
+        """The user releases; his parked job, too."""
+        self._set_word(self.all_jobs[job_id], "PENDING", "")
+
+    def node_fails(self, name: str) -> None:
+        """The node is gone for good in the LRMS's eyes: its jobs go back to the queue, or end if they may not."""
+        self.all_nodes[name].up = False
+        for job in self.all_jobs.values():
+            if job.node == name and job.state in {JobState.RUNNING, JobState.LEAVING}:
+                if job.requeue:
+                    self._requeue(job, "")
+                else:
+                    self._end(job, "NODE_FAIL")
+
+    def drain(self, name: str, reason: str) -> None:
+        """A human closes the node."""
+        self.all_nodes[name].closed = reason
+
+    def undrain(self, name: str) -> None:
+        self.all_nodes[name].closed = None
+
+    def forget(self, job_id: str) -> None:
+        """The LRMS no longer knows the job."""
+        del self.all_jobs[job_id]
+
+    # --- the bait's side: Lrms -----------------------------------------------------------------------------------
+
+    async def jobs(self, ids: Collection[str]) -> Mapping[str, JobView]:
+        await self._pass()
+        self.queries += 1
+        return {job: self.all_jobs[job].view() for job in ids if job in self.all_jobs}
+
+    async def nodes(self) -> Mapping[str, NodeView]:
+        await self._pass()
+        return {name: self._node_view(node) for name, node in self.all_nodes.items()}
+
+    async def make_requeueable(self, run: Run) -> None:
+        job = await self._same(run)
+        job.requeue = True
+        self._reply()
+
+    async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
+        job = await self._same(run)
+        there = job.partition == self.vm_partition and job.required_nodes == (node,)
+        if there and job.state is JobState.RUNNING and job.node == node:
+            return
+        self._pending(job)
+        if job.held_by not in {"", "exit"}:
+            raise LrmsRefused(f"{run} is held by {job.held_by}")
+        if node not in self.all_nodes:
+            raise LrmsRefused(f"no node {node}")
+        job.partition, job.required_nodes, job.requeue, job.note = self.vm_partition, (node,), home.requeue, note
+        job.eligible_at = self.clock.seconds()
+        self._set_word(job, "PENDING", "")
+        self._reply()
+
+    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
+        job = await self._same(run)
+        self._pending(job)
+        self._untarget(job, home, note, delay_s)
+        if job.held_by == "exit":
+            self._set_word(job, "PENDING", "")
+        self._reply()
+
+    async def refuse(self, run: Run, home: Home, text: str) -> None:
+        job = await self._same(run)
+        self._pending(job)
+        self._untarget(job, home, f"wnod: refused: {text}", 0)
+        job.told = text
+        if not job.held_by:
+            self._set_word(job, "PENDING", "user")
+        self._reply()
+
+    async def tell(self, run: Run, text: str) -> None:
+        try:
+            job = await self._same(run)
+        except LrmsRefused:
+            return
+        if job.state is not JobState.ENDED:
+            job.told = text
+        self._reply()
+
+    async def close_node(self, node: str, reason: str) -> None:
+        view = await self._node(node)
+        if view.state not in {NodeState.CLOSED_BY_OTHERS, NodeState.DOWN}:
+            self.all_nodes[node].closed = reason if reason.startswith(OURS) else f"{OURS} {reason}"
+        self._reply()
+
+    async def open_node(self, node: str) -> None:
+        if (await self._node(node)).state is NodeState.CLOSED_BY_US:
+            self.all_nodes[node].closed = None
+        self._reply()
+
+    async def remove_node(self, node: str) -> None:
+        await self._pass()
+        found = self.all_nodes.get(node)
+        if found is not None and not found.dynamic:
+            raise LrmsRefused(f"{node} is no VM's node")
+        if found is not None and self._jobs_on(node):
+            raise LrmsRefused(f"{node} is busy")
+        self.all_nodes.pop(node, None)
+        self._reply()
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _pass(self) -> None:
+        if self.latency_s is not None:
+            waiting: Deferred[None] = Deferred()
+            self.clock.callLater(self.latency_s, waiting.callback, None)
+            await waiting
+        if self.away:
+            raise LrmsUnavailable("the batch system does not answer")
+
+    def _reply(self) -> None:
+        if self.lose_replies:
+            self.lose_replies -= 1
+            raise LrmsUnavailable("the batch system's reply was lost")
+
+    async def _same(self, run: Run) -> FakeJob:
+        await self._pass()
+        job = self.all_jobs.get(run.job if run.task is None else f"{run.job}_{run.task}")
+        if job is None:
+            raise LrmsRefused(f"no job {run}")
+        if job.run != run:
+            raise LrmsRefused(f"{run} is now {job.run}")
+        return job
+
+    def _pending(self, job: FakeJob) -> None:
+        if job.state is not JobState.PENDING:
+            raise LrmsRefused(f"{job.run} is {job.word}")
+
+    async def _node(self, name: str) -> NodeView:
+        nodes = await self.nodes()
+        if name not in nodes:
+            raise LrmsRefused(f"no node {name}")
+        return nodes[name]
+
+    def _node_view(self, node: FakeNode) -> NodeView:
+        word = ("idle" if node.up else "down") + ("+drain" if node.closed is not None else "")
+        return NodeView(node.name, self._node_state(node), word, node.closed or "")
+
+    def _node_state(self, node: FakeNode) -> NodeState:
+        if node.closed is not None and not node.closed.startswith(OURS):
+            return NodeState.CLOSED_BY_OTHERS
+        if not node.up:
+            return NodeState.DOWN
+        if node.closed is not None:
+            return NodeState.CLOSED_BY_US
+        return NodeState.BUSY if self._jobs_on(node.name) else NodeState.READY
+
+    def _jobs_on(self, node: str) -> list[FakeJob]:
+        busy = {JobState.RUNNING, JobState.LEAVING}
+        return [job for job in self.all_jobs.values() if job.node == node and job.state in busy]
+
+    def _place(self, job: FakeJob) -> FakeNode | None:
+        wishes = frozenset(job.wishes.split("&")) - {""}
+        for node in self.all_nodes.values():
+            allowed = not job.required_nodes or node.name in job.required_nodes
+            fits = node.partition in job.partition.split(",") and wishes <= node.features
+            free = node.cpus - sum(other.cpus for other in self._jobs_on(node.name))
+            if node.up and node.closed is None and allowed and fits and job.cpus <= free:
+                return node
+        return None
+
+    def _start(self, job: FakeJob, node: FakeNode) -> None:
+        job.state, job.word, job.node, job.exit_code = JobState.RUNNING, "RUNNING", node.name, None
+        job.starts.append((node.name, job.run.restart))
+        self.started(job)
+
+    def _leave(self, job: FakeJob, then: Callable[[], None]) -> None:
+        job.state, job.word, run = JobState.LEAVING, "COMPLETING", job.run
+
+        def settled() -> None:
+            if job.state is JobState.LEAVING and job.run == run:  # unless the node failed meanwhile
+                then()
+
+        self.clock.callLater(self.settle_s, settled)
+
+    def _requeue(self, job: FakeJob, held_by: str) -> None:
+        job.run, job.node = replace_restart(job.run), None
+        job.state = JobState.PENDING
+        job.eligible_at = self.clock.seconds() + REQUEUE_DELAY_S
+        self._set_word(job, "SPECIAL_EXIT" if held_by else "PENDING", held_by)
+
+    def _end(self, job: FakeJob, word: str) -> None:
+        job.state, job.word, job.held_by = JobState.ENDED, word, ""
+        job.exit_code = job.exit_code or 0
+        self.clock.callLater(self.forget_s, self.all_jobs.pop, job.id, None)
+
+    def _set_word(self, job: FakeJob, word: str, held_by: str) -> None:
+        if job.state is JobState.PENDING:
+            job.word, job.held_by = word, held_by
+
+    def _untarget(self, job: FakeJob, home: Home, note: str, delay_s: int) -> None:
+        job.partition, job.required_nodes, job.requeue, job.note = home.partition, (), home.requeue, note
+        job.eligible_at = self.clock.seconds() + max(10, delay_s)
+
+
+def replace_restart(run: Run) -> Run:
+    """The next run; a function so that a simulation can replace it with an LRMS that forgets to count."""
+    return run.next()
