@@ -1,0 +1,118 @@
+"""The numbers: one table, conventional names, and a page that Prometheus can read."""
+
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from wnod.metrics import BAIT, BY_ROLE, COMMON, HOSTMASTER, STAGES, Metrics, Spec, serve_metrics
+
+EVERY = [*COMMON, *HOSTMASTER, *BAIT]
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(metrics.text().decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+@pytest.mark.parametrize("spec", EVERY, ids=lambda spec: spec.name)
+def test_names_keep_the_conventions(spec: Spec) -> None:
+    assert re.fullmatch(r"wnod_[a-z][a-z_]*", spec.name)
+    assert spec.name.endswith("_total") == (spec.kind == "counter")
+    assert (spec.kind == "histogram") == bool(spec.buckets) == spec.name.endswith("_seconds")
+    assert "_mib" not in spec.name
+    assert spec.text
+
+
+def test_no_name_is_there_twice() -> None:
+    for specs in BY_ROLE.values():
+        assert len({spec.name for spec in specs}) == len(specs)
+
+
+def test_everything_set_is_published() -> None:
+    metrics = Metrics("hostmaster", "h1")
+    metrics.set("wnod_hostmaster_vms", 3, phase="ready")
+    metrics.set("wnod_hostmaster_hypervisor_up", 1)
+    metrics.count("wnod_errors_total", code="no-room")
+    metrics.count("wnod_errors_total", 2, code="no-room")
+    metrics.observe("wnod_hostmaster_boot_seconds", 4.0)
+    metrics.committed(0.0003)
+    seen = samples(metrics)
+    assert seen["wnod_hostmaster_vms", (("phase", "ready"),)] == 3
+    assert seen["wnod_errors_total", (("code", "no-room"),)] == 3
+    assert seen["wnod_hostmaster_boot_seconds_sum", ()] == 4.0
+    assert seen["wnod_hostmaster_boot_seconds_bucket", (("le", "6.0"),)] == 1
+    assert seen["wnod_hostmaster_boot_seconds_bucket", (("le", "3.0"),)] == 0
+    assert seen["wnod_journal_commit_seconds_count", ()] == 1
+    (build,) = [labels for (name, labels) in seen if name == "wnod_build_info"]
+    assert dict(build)["role"] == "hostmaster"
+    assert dict(build)["name"] == "h1"
+
+
+def test_a_phase_that_emptied_becomes_zero_and_does_not_linger() -> None:
+    metrics = Metrics("hostmaster", "h1")
+    metrics.set_all("wnod_hostmaster_vms", "phase", {"booting": 2, "ready": 1})
+    metrics.set_all("wnod_hostmaster_vms", "phase", {"ready": 4})
+    seen = samples(metrics)
+    assert seen["wnod_hostmaster_vms", (("phase", "booting"),)] == 0
+    assert seen["wnod_hostmaster_vms", (("phase", "ready"),)] == 4
+
+
+def test_time_never_counts_negative() -> None:
+    metrics = Metrics("bait", "b1")
+    metrics.observe("wnod_bait_stage_seconds", -5.0, stage="ready")
+    assert samples(metrics)["wnod_bait_stage_seconds_sum", (("stage", "ready"),)] == 0
+
+
+def test_two_daemons_in_one_process_do_not_mix() -> None:
+    one, two = Metrics("bait", "b1"), Metrics("bait", "b2")
+    one.set("wnod_bait_open", 1)
+    assert samples(two)["wnod_bait_open", ()] == 0
+
+
+def test_a_wrong_name_is_a_bug_and_shows_at_once() -> None:
+    metrics = Metrics("bait", "b1")
+    with pytest.raises(KeyError):
+        metrics.set("wnod_hostmaster_vms", 1, phase="ready")
+    with pytest.raises(AssertionError, match="no gauge"):
+        metrics.set("wnod_bait_closed_total", 1)
+    with pytest.raises(ValueError, match=r"[Ll]abel"):
+        metrics.set("wnod_bait_leases", 1, phrase="ready")
+
+
+def test_stages_are_in_the_order_they_happen() -> None:
+    assert STAGES[0] == "intercepted"
+    assert STAGES[-1] == "ended"
+
+
+class EndpointTests(SynchronousTestCase):
+    """The page, over an in-memory connection."""
+
+    def get(self, path: bytes, method: bytes = b"GET", address: str = "127.0.0.1:9611") -> bytes:
+        reactor = MemoryReactorClock()
+        metrics = Metrics("bait", "b1")
+        self.successResultOf(Deferred.fromCoroutine(serve_metrics(reactor, address, metrics)))
+        ((port, site, _, interface),) = reactor.tcpServers
+        assert (interface, port) == ("::1" if "[" in address else "127.0.0.1", 9611)
+        protocol = site.buildProtocol(None)
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        protocol.dataReceived(method + b" " + path + b" HTTP/1.0\r\n\r\n")
+        return transport.value()
+
+    def test_get_metrics(self) -> None:
+        answer = self.get(b"/metrics")
+        assert b"200 OK" in answer
+        assert b"text/plain; version=" in answer.lower()
+        assert b"wnod_bait_open 0.0" in answer
+
+    def test_ipv6(self) -> None:
+        assert b"200 OK" in self.get(b"/metrics", address="[::1]:9611")
+
+    def test_nothing_else_is_there_and_nothing_can_be_changed(self) -> None:
+        for path in (b"/", b"/metricsx", b"/../etc/passwd", b"/status"):
+            assert b"404" in self.get(path).splitlines()[0]
+        assert b"405" in self.get(b"/metrics", b"POST").splitlines()[0]
