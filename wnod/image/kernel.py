@@ -11,7 +11,7 @@ from wnod.image.run import run
 
 # Needed to find and mount the root and to reach the hostmaster; loaded in the initrd.
 EARLY = ("virtio_pci", "virtio_blk", "virtio_console", "squashfs", "overlay")
-# Needed later; loaded while the hostmaster prepares its first words.
+# Needed later: the network while the hostmaster prepares its first words, NFS when something is to be mounted.
 LATE = ("virtio_net", "nfsv4")
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
@@ -26,12 +26,15 @@ class Module:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel image with the modules of both stages, each in the order in which they must be loaded."""
+    """A kernel image with the modules of both stages, in the order in which they must be loaded.
+
+    `late` has for each module of LATE what must be loaded for it, after the early ones.
+    """
 
     release: str
     vmlinuz: bytes
     early: tuple[Module, ...]
-    late: tuple[Module, ...]
+    late: dict[str, tuple[Module, ...]]
 
 
 def unpack_kernel(package: Path, scratch: Path) -> Kernel:
@@ -43,7 +46,7 @@ def unpack_kernel(package: Path, scratch: Path) -> Kernel:
     release = images[0].name.removeprefix("vmlinuz-")
     available = _modules_below(scratch, release)
     early = load_order(EARLY, available)
-    late = tuple(module for module in load_order(LATE, available) if module not in early)
+    late = {name: tuple(m for m in load_order([name], available) if m not in early) for name in LATE}
     return Kernel(release, images[0].read_bytes(), early, late)
 
 

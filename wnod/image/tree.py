@@ -83,9 +83,10 @@ def add_guest_files(recipe: Recipe, tree: Path, kernel: Kernel) -> None:
         target = libexec / name
         target.write_bytes(_for_guest((recipe.guest_files / name).read_bytes()))
         target.chmod(0o755 if name in _PROGRAMS else 0o644)
-    for module in kernel.late:
-        (libexec / "modules" / module.name).write_bytes(module.content)
-    (libexec / "modules/order").write_text("".join(f"{module.name}\n" for module in kernel.late))
+    for name, modules in kernel.late.items():
+        for module in modules:
+            (libexec / "modules" / module.name).write_bytes(module.content)
+        (libexec / f"modules/{name}.order").write_text("".join(f"{module.name}\n" for module in modules))
 
 
 def add_spank_plugin(recipe: Recipe, tree: Path, version: str) -> bool:

@@ -15,11 +15,18 @@ node_name_of_cmdline() {
 prepare() {
     [ -z "${WNOD_TEST:-}" ] || return 0
     echo "$node_name" >/proc/sys/kernel/hostname
-    if [ -e "$LIB/modules/order" ] && [ ! -e "$RUN/prepared" ]; then
-        while read -r module; do insmod "$LIB/modules/$module"; done <"$LIB/modules/order"
-    fi
-    : >"$RUN/prepared"
+    load_module virtio_net
     ip link set lo up
+}
+
+# load_module NAME: with those it needs, in the order the image lists them. A kernel that has it
+# built in has no list.
+load_module() {
+    [ -e "$LIB/modules/$1.order" ] && [ ! -e "$RUN/loaded.$1" ] || return 0
+    : >"$RUN/loaded.$1"
+    while read -r module; do
+        insmod "$LIB/modules/$module"
+    done <"$LIB/modules/$1.order"
 }
 
 # --- single values ------------------------------------------------------------------------
@@ -163,7 +170,7 @@ mount_one() {
     percent_decode "$2" && source=$decoded
     percent_decode "$4" && options=$decoded
     is_mounted "$target" && return 0
-    [ "$1" != nfs4 ] || nfs_options
+    [ "$1" != nfs4 ] || { load_module nfsv4 && nfs_options; }
     mkdir -p "$target" && "${MOUNT:-/bin/mount}" -i -t "$1" -o "nosuid,nodev,$options" "$source" "$target"
 }
 

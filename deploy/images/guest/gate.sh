@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # The gate: may this run's user code start here? Sourced by the agent, which owns the variables
-# asks, ended and counter. A run is known by JOB.TASK.RESTART; its marker is a directory under
-# $RUN/runs that only root can make, so it can be made once per boot.
+# asks, ended and counter. A started run has a marker, the directory $RUN/runs/JOB/RESTART, which
+# only root can make, and only once per boot. (An array task has a JOB id of its own.)
 
 # Requests of the starter come through a FIFO that the job's owner may write. Its own reader
 # checks every line, so an owner who writes rubbish cannot disturb the loop.
@@ -29,10 +29,12 @@ reply() { echo "$2" 1<>"$RUN/lane/$1"; }
 
 # $asks holds one line "n kind job task restart uid lane" for each question without an answer.
 on_ask() {
-    key=$2.$3.$4
-    if [ -d "$RUN/runs/$key" ]; then
-        # A step of a started run goes on; a second batch start of the same run never does.
-        if [ "$1" = step ]; then reply "$6" allow; else reply "$6" deny; fi
+    # A step of a started run goes on; a second batch start of the same run never does.
+    if [ "$1" = step ] && [ -d "$RUN/runs/$2" ]; then
+        reply "$6" allow
+        return 0
+    elif [ -d "$RUN/runs/$2/$4" ]; then
+        reply "$6" deny
         return 0
     fi
     counter=$((counter + 1))
@@ -58,7 +60,7 @@ on_answer() {
         [ -n "$n" ] || continue
         if [ "$n" = "$2" ]; then
             answered=0
-            settle "$1" "$kind" "$job.$task.$restart" "$lane"
+            settle "$1" "$kind" "$job" "$task" "$restart" "$lane"
         else
             kept="$kept$n $kind $job $task $restart $uid $lane
 "
@@ -70,33 +72,35 @@ EOT
     return "$answered"
 }
 
-# settle ANSWER KIND KEY LANE: making the marker and the permission to start are one act.
+# settle ANSWER KIND JOB TASK RESTART LANE: making the marker is what permits to start.
 settle() {
-    if [ "$1" = allow ] && mkdir -m 0700 "$RUN/runs/$3" 2>/dev/null; then
-        say "start $3"
-        reply "$4" allow
+    if [ "$1" = allow ] && make_marker "$3" "$4" "$5"; then
+        say "start job $3 task $4 restart $5"
+        reply "$6" allow
     elif [ "$1" = allow ] && [ "$2" = step ]; then
-        reply "$4" allow
+        reply "$6" allow
     else
-        say "no start $3"
-        reply "$4" deny
+        say "no start of job $3 task $4 restart $5"
+        reply "$6" deny
     fi
+}
+
+make_marker() {
+    mkdir -p -m 0711 "$RUN/runs/$1"
+    mkdir -m 0700 "$RUN/runs/$1/$3" 2>/dev/null && echo "$2" >"$RUN/runs/$1/$3/task"
 }
 
 # on_finished JOB STATUS (from the epilog): says which run of the job has ended here, and
 # forgets questions of the job that nobody waits for any more.
 on_finished() {
     is_number "$1" || return 0
-    set +f
-    for marker in "$RUN/runs/$1".*; do
-        [ -d "$marker" ] || continue
-        run=${marker##*/}
-        run=${run#*.}
-        line="finished $boot_id $1 ${run%.*} ${run#*.} $2"
+    for marker in $(set +f && echo "$RUN/runs/$1"/*); do
+        [ -r "$marker/task" ] || continue
+        read -r task <"$marker/task"
+        line="finished $boot_id $1 $task ${marker##*/} $2"
         case $ended in *"$line"*) ;; *) remember_ended "$line" ;; esac
         send "$line"
     done
-    set -f
     forget_asks "$1"
     say "finished $1"
 }
