@@ -32,6 +32,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {plain(message, 300)}\nTry '{self.prog} --help'.\n")
 
 
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: that reads a file."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"wnod {wnod_version()}")
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Wrong usage and --help raise SystemExit, as argparse does."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -48,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser, with the options of the one subcommand that is named: the others stay unimported."""
     parser = _Parser(prog="wnod", description="Worker Nodes on Demand.", epilog=_CODES)
-    parser.add_argument("--version", action="version", version=f"wnod {wnod_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     actions = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     named = next((word for word in words if not word.startswith("-")), "")
     for name, (module, text) in COMMANDS.items():

@@ -40,7 +40,8 @@ def print_facts(title: str, facts: Sequence[tuple[str, object]]) -> None:
 
 def complain(text: str) -> None:
     """A message for people on standard error, safe to print whatever is in it."""
-    print("\n".join(plain(line, 2000) for line in text.splitlines()), file=sys.stderr)
+    for line in text.splitlines():
+        print(plain(line, 2000), file=sys.stderr)
 
 
 def plain(value: object, limit: int = _MAX_CELL) -> str:
