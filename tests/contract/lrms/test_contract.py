@@ -1,0 +1,313 @@
+"""What a bait may rely on, whatever the LRMS: the same suite over the fake and over real Slurm."""
+
+import pytest
+import pytest_twisted
+
+from bait.lrms.base import Home, JobState, LrmsRefused, LrmsUnavailable, NodeState
+from protocol.ids import Run, Shape
+from tests.contract.lrms.slurm_world import SlurmWorld
+from tests.contract.lrms.worlds import BAIT, VM, World, intercepted, parked, seen, until
+
+HOME = Home(partition="batch", requeue=True)
+SHAPE = Shape(cpus=1, memory_mib=1024, disk_mib=64)
+NOTE = "wnod:0123456789abcdef:1795150725"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unknown_job_is_absent_and_hides_no_other(world: World) -> None:
+    job = world.submit()
+    assert set(await world.lrms.jobs([job, "999999", "999999_3"])) == {job}
+    assert await world.lrms.jobs(["999999"]) == {}
+    assert await world.lrms.jobs([]) == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_job_asks_for_can_be_read(world: World) -> None:
+    run = await intercepted(world, cpus=2, memory_mib=1025, time_limit_s=5400, wishes="debian12", account="physics")
+    view = (await world.lrms.jobs([run.job]))[run.job]
+    assert (view.cpus, view.memory_mib, view.time_limit_s, view.wishes) == (2, 1025, 5400, "debian12")
+    assert (view.user, view.account, view.partition, view.nodes, view.batch) == ("alice", "physics", "batch", 1, True)
+    assert (view.requeue, view.required_nodes, view.note, view.held) == (True, (), "", False)
+    assert (run.restart, run.task) == (0, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_parking_holds_the_next_run_of_the_same_job(world: World) -> None:
+    run = await intercepted(world)
+    await world.exits(run.job, 199)
+    view = await seen(world, run.job, state=JobState.PENDING)
+    assert (view.run, view.held, view.node) == (run.next(), True, None)
+    await world.later(2.5)
+    assert (await world.lrms.jobs([run.job]))[run.job] == view
+
+
+@pytest_twisted.ensureDeferred
+async def test_handing_back_is_a_requeue_without_a_hold(world: World) -> None:
+    run = await intercepted(world)
+    await world.exits(run.job, 198)
+    view = await seen(world, run.job, state=JobState.PENDING)
+    assert (view.run, view.held) == (run.next(), False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_parked_job_moves_to_its_vm_and_ends_there(world: World) -> None:
+    world.start_vm()
+    run = await parked(world)
+    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    view = await seen(world, run.job, state=JobState.RUNNING)
+    assert (view.run, view.node, view.note, view.required_nodes) == (run, VM, NOTE, (VM,))
+    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)  # the answer to the first may have been lost
+    assert (await world.lrms.jobs([run.job]))[run.job].run == run
+    await world.exits(run.job, 3)
+    view = await seen(world, run.job, state=JobState.ENDED)
+    assert (view.run, view.exit_code, view.signal) == (run, 3, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_sent_before_it_was_released_is_sent_once(world: World) -> None:
+    world.start_vm()
+    run = await parked(world, requeue=True)
+    for _ in range(3):
+        await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    assert (await seen(world, run.job, state=JobState.RUNNING)).run == run
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_run_of_the_job_is_left_alone(world: World) -> None:
+    world.start_vm()
+    run = await parked(world)
+    before = (await world.lrms.jobs([run.job]))[run.job]
+    for other in (
+        Run(cluster=run.cluster, job=run.job, restart=0),
+        run.next(),
+        Run(cluster="x", job=run.job, restart=1),
+    ):
+        with pytest.raises(LrmsRefused):
+            await world.lrms.send(other, VM, SHAPE, HOME, NOTE)
+        with pytest.raises(LrmsRefused):
+            await world.lrms.give_back(other, HOME, "")
+        with pytest.raises(LrmsRefused):
+            await world.lrms.refuse(other, HOME, "no")
+        await world.lrms.tell(other, "no")
+    assert (await world.lrms.jobs([run.job]))[run.job] == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_cannot_be_sent_to_a_node_that_is_not_there(world: World) -> None:
+    run = await parked(world)
+    with pytest.raises(LrmsRefused):
+        await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    view = (await world.lrms.jobs([run.job]))[run.job]
+    assert (view.held, view.run) == (True, run)
+
+
+@pytest_twisted.ensureDeferred
+async def test_giving_back_undoes_everything(world: World) -> None:
+    world.start_vm()
+    run = await parked(world)
+    await world.lrms.close_node(VM, "not yet")
+    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    for _ in range(2):
+        await world.lrms.give_back(run, HOME, "", delay_s=3600)
+    view = (await world.lrms.jobs([run.job]))[run.job]
+    assert (view.partition, view.required_nodes, view.held, view.note, view.run) == ("batch", (), False, "", run)
+    await world.later(2.5)
+    assert (await world.lrms.jobs([run.job]))[run.job].state is JobState.PENDING  # the delay counts
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_given_back_comes_to_a_bait_again(world: World) -> None:
+    run = await parked(world)
+    await world.lrms.give_back(run, HOME, "")
+    view = await seen(world, run.job, state=JobState.RUNNING)
+    assert (view.node, view.run) == (BAIT, run)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_users_own_hold_stays(world: World) -> None:
+    run = await intercepted(world)
+    await world.exits(run.job, 198)
+    await seen(world, run.job, state=JobState.PENDING, run=run.next())
+    world.hold(run.job)
+    await world.lrms.give_back(run.next(), HOME, "")
+    assert (await world.lrms.jobs([run.job]))[run.job].held
+    with pytest.raises(LrmsRefused):
+        await world.lrms.send(run.next(), BAIT, SHAPE, HOME, NOTE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_job_waits_for_its_user_who_can_release_it(world: World) -> None:
+    run = await parked(world, comment="my own words")
+    await world.lrms.refuse(run, HOME, "no environment retired6: choose debian12")
+    view = (await world.lrms.jobs([run.job]))[run.job]
+    assert (view.held, view.partition, view.required_nodes) == (True, "batch", ())
+    assert "choose debian12" in world.told(run.job)
+    assert "my own words" in world.told(run.job)
+    world.release(run.job)
+    assert (await seen(world, run.job, held=False)).run == run
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_waiting_job_can_be_refused_too(world: World) -> None:
+    run = await intercepted(world)
+    await world.exits(run.job, 198)
+    view = await seen(world, run.job, state=JobState.PENDING, run=run.next())
+    await world.lrms.refuse(view.run, HOME, "too big")
+    assert (await world.lrms.jobs([run.job]))[run.job].held
+    world.release(run.job)
+    assert not (await seen(world, run.job, held=False)).held
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_user_reads_why_his_job_waits(world: World) -> None:
+    run = await intercepted(world, comment="my own words")
+    await world.lrms.tell(run, "VM boots")
+    assert "VM boots" in world.told(run.job)
+    await world.lrms.tell(run, "VM ready")
+    told = world.told(run.job)
+    assert "VM ready" in told
+    assert "VM boots" not in told
+    assert "my own words" in told
+    await world.lrms.tell(Run(cluster=run.cluster, job="999999", restart=0), "nobody")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_that_must_not_be_requeued_can_be_parked_and_keeps_its_wish(world: World) -> None:
+    world.start_vm()
+    run = await intercepted(world, requeue=False)
+    assert not (await world.lrms.jobs([run.job]))[run.job].requeue
+    for _ in range(2):
+        await world.lrms.make_requeueable(run)
+    assert (await world.lrms.jobs([run.job]))[run.job].requeue
+    await world.exits(run.job, 199)
+    run = (await seen(world, run.job, held=True)).run
+    await world.lrms.send(run, VM, SHAPE, Home("batch", requeue=False), NOTE)
+    assert not (await seen(world, run.job, state=JobState.RUNNING)).requeue
+
+
+@pytest_twisted.ensureDeferred
+async def test_array_tasks_are_jobs_of_their_own(world: World) -> None:
+    world.start_vm()
+    array = world.submit(tasks=(3, 4, 5))
+    tasks = [f"{array}_{task}" for task in (3, 4, 5)]
+    for task in tasks:
+        await seen(world, task, state=JobState.RUNNING)
+        await world.exits(task, 199)
+        await seen(world, task, held=True)
+    run = (await world.lrms.jobs([tasks[2]]))[tasks[2]].run  # Slurm's raw id of the last task is the array's
+    assert (run.job, run.task, run.restart) == (array, 5, 1)
+    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    assert (await seen(world, tasks[2], state=JobState.RUNNING)).node == VM
+    others = await world.lrms.jobs(tasks[:2])
+    assert [(view.held, view.partition, view.note) for view in others.values()] == [(True, "batch", "")] * 2
+    await world.lrms.give_back(others[tasks[0]].run, HOME, "", delay_s=3600)
+    assert [view.held for view in (await world.lrms.jobs(tasks[:2])).values()].count(True) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cancelled_job_has_ended(world: World) -> None:
+    world.start_vm()
+    run = await parked(world)
+    world.cancel(run.job)
+    view = await seen(world, run.job, state=JobState.ENDED)
+    assert view.word == "CANCELLED"
+    with pytest.raises(LrmsRefused):
+        await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_closed_bait_takes_no_jobs_until_it_is_opened(world: World) -> None:
+    for _ in range(2):
+        await world.lrms.close_node(BAIT, "no room for 1 cpu, 512 MiB")
+    closed = (await world.lrms.nodes())[BAIT]
+    assert closed.state is NodeState.CLOSED_BY_US
+    assert closed.reason == "wnod: no room for 1 cpu, 512 MiB"
+    job = world.submit()
+    await world.later(2.5)
+    assert (await world.lrms.jobs([job]))[job].state is JobState.PENDING
+    for _ in range(2):
+        await world.lrms.open_node(BAIT)
+    await seen(world, job, state=JobState.RUNNING)
+    assert (await world.lrms.nodes())[BAIT].state is NodeState.BUSY
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_a_human_closed_is_never_touched(world: World) -> None:
+    world.drain(BAIT, "disk replaced on Monday")
+    await world.lrms.close_node(BAIT, "no room")
+    await world.lrms.open_node(BAIT)
+    node = (await world.lrms.nodes())[BAIT]
+    assert (node.state, node.reason) == (NodeState.CLOSED_BY_OTHERS, "disk replaced on Monday")
+    world.undrain(BAIT)
+    assert (await world.lrms.nodes())[BAIT].state is NodeState.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_vms_node_is_removed_and_removing_it_again_is_no_error(world: World) -> None:
+    world.start_vm()
+    assert (await world.lrms.nodes())[VM].state is NodeState.READY
+    world.stop_vm()
+    for _ in range(2):
+        await world.lrms.remove_node(VM)
+        assert VM not in await world.lrms.nodes()
+    world.start_vm()  # the slot's name is used again
+    assert (await world.lrms.nodes())[VM].state is NodeState.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_with_a_job_and_a_bait_are_not_removed(world: World) -> None:
+    world.start_vm()
+    run = await parked(world)
+    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    await seen(world, run.job, state=JobState.RUNNING)
+    for node in (VM, BAIT):
+        with pytest.raises(LrmsRefused):
+            await world.lrms.remove_node(node)
+    assert {VM, BAIT} <= set(await world.lrms.nodes())
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_answer_is_not_an_answer(world: World) -> None:
+    run = await parked(world)
+    world.away()
+    with pytest.raises(LrmsUnavailable):
+        await world.lrms.jobs([run.job])
+    with pytest.raises(LrmsUnavailable):
+        await world.lrms.nodes()
+    with pytest.raises(LrmsUnavailable):
+        await world.lrms.give_back(run, HOME, "")
+    world.back()
+
+    async def answers() -> bool:
+        try:
+            return (await world.lrms.jobs([run.job]))[run.job].held
+        except LrmsUnavailable:
+            return False
+
+    await until(world, answers)
+
+
+EVIL = "x=\"'\n1|2|3\x1f\x1e\tJobId=9 Features=vwn </name>`id` $(id) é \\n --"
+
+
+@pytest.mark.real
+@pytest_twisted.ensureDeferred
+async def test_slurm_users_texts_are_only_texts(slurm_world: SlurmWorld) -> None:
+    run = await parked(slurm_world, comment=EVIL, name=EVIL, account=EVIL)
+    other = slurm_world.submit()
+    found = await slurm_world.lrms.jobs([run.job, other])
+    assert set(found) == {run.job, other}
+    assert found[run.job].account == EVIL.lower()
+    await slurm_world.lrms.refuse(run, HOME, EVIL)
+    assert "Features=(null)" in slurm_world.told(run.job)
+    assert (await slurm_world.lrms.jobs([run.job]))[run.job].held
+
+
+@pytest.mark.real
+@pytest_twisted.ensureDeferred
+async def test_slurm_a_job_with_a_disk_wish_fits_a_vm_that_tells_its_disk(slurm_world: SlurmWorld) -> None:
+    slurm_world.start_vm()
+    run = await parked(slurm_world, disk_mib=400)
+    assert (await slurm_world.lrms.jobs([run.job]))[run.job].disk_mib == 400
+    await slurm_world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    assert (await seen(slurm_world, run.job, state=JobState.RUNNING)).node == VM
