@@ -68,6 +68,12 @@ class HostEnd:
             if bait in self._live:
                 self._live[bait].flush()
 
+    def permit(self, baits: frozenset[str]) -> None:
+        """From now on exactly these baits may connect; others that are connected are cut off."""
+        self.baits = baits
+        for bait in [bait for bait in self._sessions if bait not in baits]:
+            self._lose(bait, Code.WRONG_PEER, f"not a bait of host {self._name} any more")
+
     def connected_baits(self) -> frozenset[str]:
         """Who is there now."""
         return frozenset(self._live)

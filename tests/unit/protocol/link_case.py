@@ -81,7 +81,7 @@ class LinkCase(SynchronousTestCase):
         """A client with a good certificate and free speech."""
         client = Raw()
         factory = TLSMemoryBIOFactory(
-            tls or authority().bait(), True, _Giving(client), clock=self.net.reactor
+            tls or authority().bait(), True, Giving(client), clock=self.net.reactor
         )  # fmt: skip
         self.net.open(factory.buildProtocol(None))
         self.net.settle()
@@ -110,7 +110,7 @@ class LinkCase(SynchronousTestCase):
         return [str(e.get("why")) for e in self.log if e.get("log_namespace") == "protocol.link" and "why" in e]
 
 
-class _Giving:
+class Giving:
     """A factory for the one protocol it was given."""
 
     def __init__(self, protocol: Protocol) -> None:

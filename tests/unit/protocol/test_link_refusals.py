@@ -3,13 +3,14 @@
 import datetime as dt
 
 import pytest
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from protocol.errors import TheirMistake
 from protocol.framing import frame
 from protocol.ids import HostName
 from protocol.link import BaitEnd, HostEnd, Role, Tls, TlsMistake
 from protocol.messages import BaitInventory, Code
-from tests.unit.protocol.link_case import NEW, LinkCase, Raw, renew
+from tests.unit.protocol.link_case import NEW, Giving, LinkCase, Raw, renew
 from tests.unit.protocol.memory_net import Authority, Heard, authority
 
 
@@ -66,6 +67,26 @@ class RefusalTests(LinkCase):
             HostEnd(
                 self.net.reactor, authority().bait(), "127.0.0.1:0", HostName("h1"), 1, frozenset(), Heard()
             )  # fmt: skip
+
+    def test_a_server_with_the_certificate_of_a_bait_never_hears_hello(self) -> None:
+        impostor = Raw()
+        factory = TLSMemoryBIOFactory(authority().bait("bait-h2"), False, Giving(impostor), clock=self.net.reactor)
+        real = self.net.reactor.tcpServers[:]
+        self.net.reactor.tcpServers.append(("127.0.0.1", factory))
+        bait, _ = self.make_bait()
+        self.net.reactor.tcpServers[:] = real
+        assert impostor.bodies == []
+        assert "unsuitable certificate purpose" in " ".join(self.warnings()) or "verify failed" in " ".join(
+            self.warnings()
+        )
+        self.stopped(bait.stop())
+
+    def test_a_bait_that_is_not_permitted_any_more_is_cut_off(self) -> None:
+        bait, heard = self.make_bait()
+        self.host.permit(frozenset({"bait-h2"}))
+        self.net.advance(60)
+        assert heard.events == [("connected", "h1", 1, NEW), ("disconnected", "h1")]
+        self.stopped(bait.stop())
 
     def test_a_host_with_another_name_is_refused_by_the_bait(self) -> None:
         bait, _ = self.make_bait(host="h7")
