@@ -13,7 +13,7 @@ from protocol.errors import TheirMistake
 from protocol.framing import MAX_LENGTH
 from protocol.ids import BaitName, HostName, SessionId
 from protocol.messages import Code, Error, SrvMsg, Welcome
-from protocol.peers import DEFAULT_TIMES, Connections, Listener, Reactor, SparingLog, deliver, parse_address
+from protocol.peers import DEFAULT_TIMES, Connections, Listener, Reactor, SparingLog, parse_address, tell, tell_of_loss
 from protocol.session import BaitSession, Overflow, read_answer
 from protocol.tls import Identity, Role, Tls
 
@@ -107,7 +107,7 @@ class BaitEnd:
         if isinstance(message, Error) and message.id is None:
             self._farewell(connection, message)
         else:
-            deliver(self._listener, self._log, self._host, message)
+            tell(self._log, self._host, lambda: self._listener.received(self._host, message))
 
     def mistaken(self, connection: Connection, mistake: TheirMistake) -> None:
         """Close; the session is over."""
@@ -122,7 +122,7 @@ class BaitEnd:
         self._log.warn(self._host, f"not connected: {why}")
         if self._live is connection:
             self._live = None
-            self._listener.disconnected(self._host)
+            tell_of_loss(self._log, self._host, self._listener)
         self._later()
 
     # --- inside ---
@@ -136,7 +136,7 @@ class BaitEnd:
         connection.join(self._session)
         connection.acknowledge()  # proves that the Welcome was heard
         self._log.info(self._host, f"connected to {connection.address}, resumed: {resumed}")
-        self._listener.connected(self._host, welcome.epoch, resumed)
+        tell(self._log, self._host, lambda: self._listener.connected(self._host, welcome.epoch, resumed))
 
     def _farewell(self, connection: Connection, error: Error) -> None:
         self._log.warn(self._host, f"closes ({error.code}): {error.text}")

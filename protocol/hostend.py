@@ -11,7 +11,7 @@ from protocol.errors import TheirMistake
 from protocol.framing import FIRST_LENGTH
 from protocol.ids import HostName
 from protocol.messages import Code, Error, Hello, SrvMsg
-from protocol.peers import DEFAULT_TIMES, Connections, Listener, Reactor, SparingLog, deliver, parse_address
+from protocol.peers import DEFAULT_TIMES, Connections, Listener, Reactor, SparingLog, parse_address, tell, tell_of_loss
 from protocol.session import HostSession, Overflow, answer, read_hello
 from protocol.tls import Role, Tls
 
@@ -98,7 +98,7 @@ class HostEnd:
         connection.open(welcome)
         connection.join(session)
         self._log.info(hello.name, f"connected from {connection.address}, resumed: {welcome.resumed}")
-        self._listener.connected(hello.name, hello.epoch, welcome.resumed)
+        tell(self._log, hello.name, lambda: self._listener.connected(hello.name, hello.epoch, welcome.resumed))
 
     def said(self, connection: Connection, message: SrvMsg) -> None:
         """One message of a bait."""
@@ -107,7 +107,7 @@ class HostEnd:
             self._log.warn(bait, f"closes ({message.code}): {message.text}")
             connection.leave(f"{message.code}: {message.text}")
         else:
-            deliver(self._listener, self._log, bait, message)
+            tell(self._log, bait, lambda: self._listener.received(bait, message))
 
     def mistaken(self, connection: Connection, mistake: TheirMistake) -> None:
         """Close; if it was in a session, the session is over."""
@@ -124,7 +124,7 @@ class HostEnd:
         if self._live.get(bait) is connection:
             del self._live[bait]
             self._log.warn(bait, f"disconnected: {why}")
-            self._listener.disconnected(bait)
+            tell_of_loss(self._log, bait, self._listener)
         elif connection.session is None:
             self._log.warn(bait, f"gone before it was let in: {why}")
 
@@ -160,6 +160,8 @@ class HostEnd:
         identity = connection.identity
         if identity is None or hello.name != identity.name:
             raise TheirMistake(f"{identity} says it is {hello.name!r}", Code.WRONG_PEER)
+        if hello.name not in self.baits:
+            raise TheirMistake(f"{identity} is not a bait of host {self._name} any more", Code.WRONG_PEER)
         known = self._sessions.get(hello.name)
         if hello.name in self._live and known is not None and hello.epoch < known.epoch:
             raise TheirMistake(f"epoch {hello.epoch}, but epoch {known.epoch} is connected", Code.WRONG_PEER)
@@ -167,7 +169,7 @@ class HostEnd:
     def _replace(self, bait: str) -> None:
         if bait in self._live:
             self._live.pop(bait).close(Code.SUPERSEDED, "a newer connection of this bait has taken over")
-            self._listener.disconnected(bait)
+            tell_of_loss(self._log, bait, self._listener)
 
     def _lose(self, bait: str, code: Code, why: str) -> None:
         del self._sessions[bait]

@@ -100,12 +100,20 @@ class Connections(Factory):
         return self._waiting[-1]
 
 
-def deliver(listener: Listener, log: SparingLog, peer: str, message: SrvMsg) -> None:
-    """Give a message to the daemon. Whatever goes wrong there ends this peer's session and nobody else's."""
+def tell(log: SparingLog, peer: str, listener_hears: Callable[[], None]) -> None:
+    """Call the daemon. Whatever goes wrong there ends this peer's session and nobody else's: TheirMistake."""
     try:
-        listener.received(peer, message)
+        listener_hears()
     except TheirMistake:
         raise
     except Exception as e:
         log.failure(peer)
         raise TheirMistake("a message failed at the receiver; its log says more", Code.INTERNAL) from e
+
+
+def tell_of_loss(log: SparingLog, peer: str, listener: Listener) -> None:
+    """Call `disconnected`. There is no session left to end, so a failure is only logged."""
+    try:
+        listener.disconnected(peer)
+    except Exception:
+        log.failure(peer)

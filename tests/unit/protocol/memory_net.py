@@ -199,9 +199,12 @@ class Heard:
         self.events: list[tuple[Any, ...]] = []
         self.messages: list[tuple[str, SrvMsg]] = []
         self.fail: Exception | None = None
+        self.fail_at = ""
 
     def connected(self, peer: str, epoch: int, resumed: bool) -> None:
         self.events.append(("connected", peer, epoch, resumed))
+        if self.fail_at == "connected":
+            raise RuntimeError("a bug")
 
     def received(self, peer: str, message: SrvMsg) -> None:
         self.messages.append((peer, message))
@@ -210,3 +213,5 @@ class Heard:
 
     def disconnected(self, peer: str) -> None:
         self.events.append(("disconnected", peer))
+        if self.fail_at == "disconnected":
+            raise RuntimeError("a bug")

@@ -161,6 +161,27 @@ class RefusalTests(LinkCase):
         assert heard.events[-1] == ("connected", "h1", 1, NEW)
         self.stopped(bait.stop())
 
+    def test_a_daemon_that_fails_when_a_bait_connects_begins_anew_with_it(self) -> None:
+        self.at_host.fail_at = "connected"
+        bait, heard = self.make_bait()
+        assert len(self.flushLoggedErrors(RuntimeError)) == 1
+        self.at_host.fail_at = ""
+        self.net.advance(46)
+        assert heard.events[-1] == ("connected", "h1", 1, NEW)
+        self.stopped(bait.stop())
+
+    def test_a_daemon_that_fails_when_a_bait_leaves_still_hears_the_others(self) -> None:
+        bait, _ = self.make_bait()
+        self.at_host.fail_at = "disconnected"
+        self.stopped(bait.stop())
+        assert len(self.flushLoggedErrors(RuntimeError)) == 1
+
+    def test_a_hello_after_the_bait_was_taken_off_the_list(self) -> None:
+        client = self.raw()
+        self.host.permit(frozenset({"bait-h2"}))
+        client.say(self.hello())
+        assert self.refusal(client) == Code.WRONG_PEER
+
     def test_a_message_the_daemon_refuses_ends_only_its_own_session(self) -> None:
         bait, _ = self.make_bait()
         self.at_host.fail = TheirMistake("not your lease", Code.NOT_PERMITTED)
