@@ -51,7 +51,8 @@ def prepare_shared(layout: Layout) -> None:
     libexec = layout.root / "libexec"
     libexec.mkdir(exist_ok=True)
     subprocess.run([str(FRAGMENT / "build.sh"), str(libexec / "spank_wnod.so")], check=True)
-    install(FRAGMENT / "epilog", libexec / "epilog")
+    for script in ("prolog", "epilog"):
+        install(FRAGMENT / script, libexec / script)
     if not (libexec / "starter").exists():
         (libexec / "starter").write_text(STARTER_PLACEHOLDER)
         (libexec / "starter").chmod(0o755)

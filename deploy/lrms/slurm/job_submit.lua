@@ -64,6 +64,11 @@ local function postpone_login_environment(desc)
   end
 end
 
+-- What the bait has settled with the VM; the user may still change comment, time limit, begin time and the like.
+local function changes_binding(desc)
+  return desc.partition ~= nil or desc.req_nodes ~= nil or desc.exc_nodes ~= nil or desc.features ~= nil
+end
+
 function wnod_submit(desc, partitions, uid)
   if names_vm_partition(desc.partition) and not trusted(uid) then
     return refuse("partition " .. wnod_vm_partition .. " is not for users: leave the partition away, name an environment with -C")
@@ -85,7 +90,7 @@ function wnod_modify(desc, job, partitions, uid)
   if names_vm_partition(desc.partition) then
     return refuse("partition " .. wnod_vm_partition .. " is not for users")
   end
-  if job ~= nil and names_vm_partition(job.partition) and desc.partition ~= nil then
+  if job ~= nil and names_vm_partition(job.partition) and changes_binding(desc) then
     return refuse("this job is bound to a virtual machine: cancel it, or wait for its end")
   end
   return slurm.SUCCESS

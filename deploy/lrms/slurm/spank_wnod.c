@@ -11,9 +11,11 @@
  *
  * plugstack.conf options:
  *   starter=PATH   absolute path of the starter (default /usr/libexec/wnod/starter)
- *   env=clean      the starter gets PATH, LANG and WNOD_USER_ENV_FD only (the default; for baits). The user's environment is
- *                  data: NUL-terminated strings in a memory file open at descriptor WNOD_USER_ENV_FD, at offset 0.
- *   env=user       the starter gets the user's environment as it is (in a VM, where user code may run)
+ *   env=clean      (the default; for baits) the starter is a child of the task and gets PATH, LANG, WNOD_USER_ENV_FD and
+ *                  WNOD_VERDICT_FD only. The user's environment is data: NUL-terminated strings in a memory file open at
+ *                  WNOD_USER_ENV_FD, offset 0. An exit code other than 198 and 199 counts only if the starter has written
+ *                  something to WNOD_VERDICT_FD: a starter that crashes must not end the user's job. Signals are passed on.
+ *   env=user       the starter gets the user's environment as it is and replaces the task (in a VM, where user code may run)
  *   steps=refuse   srun steps end here with a message (the default; for baits)
  *   steps=run      steps go through the starter like the batch script (in a VM)
  *
@@ -21,17 +23,21 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <slurm/slurm.h>
 #include <slurm/spank.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 SPANK_PLUGIN(wnod, 1);
 
-enum { EXIT_REQUEUE = 198, KINDS_ARGC = 7 };
+/* Slurm takes a negative value only as a failure; its own ESPANK_ constants are positive and would let the task run. */
+enum { REFUSED = -1, EXIT_REQUEUE = 198, EXIT_REQUEUE_HOLD = 199, KINDS_ARGC = 7 };
 
 static const char *starter = "/usr/libexec/wnod/starter";
 static int clean_env = 1;
@@ -59,10 +65,10 @@ static int read_option(const char *option)
 }
 
 /* The user's environment as data in a memory file, and the few variables the starter itself may see. */
-static char **clean_environment(char **user)
+static char **clean_environment(char **user, int verdict)
 {
-	static char number[32];
-	static char *clean[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", number, NULL };
+	static char number[32], pipe_number[32];
+	static char *clean[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", number, pipe_number, NULL };
 	int fd = memfd_create("wnod-user-env", 0);
 
 	if (fd < 0)
@@ -76,7 +82,71 @@ static char **clean_environment(char **user)
 		}
 	lseek(fd, 0, SEEK_SET);
 	snprintf(number, sizeof(number), "WNOD_USER_ENV_FD=%d", fd);
+	snprintf(pipe_number, sizeof(pipe_number), "WNOD_VERDICT_FD=%d", verdict);
 	return clean;
+}
+
+/* Waits for the child and passes every signal on to it: Slurm signals the batch script's process alone. */
+static int follow(pid_t child, const sigset_t *all)
+{
+	int status, number;
+
+	for (;;) {
+		pid_t ended = waitpid(child, &status, WNOHANG);
+		if (ended == child)
+			return status;
+		if (ended < 0)
+			give_back("waitpid", strerror(errno));
+		number = sigwaitinfo(all, NULL);
+		if (number > 0 && number != SIGCHLD)
+			kill(child, number);
+	}
+}
+
+/* Ends the task as the starter did, if the starter meant it. */
+static void end_like(int status, int verdict)
+{
+	char byte;
+	int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+
+	if (code == EXIT_REQUEUE || code == EXIT_REQUEUE_HOLD)
+		_exit(code);
+	if (read(verdict, &byte, 1) != 1)
+		give_back(starter, WIFEXITED(status) ? "ended without a verdict" : strsignal(WTERMSIG(status)));
+	if (code < 0) {
+		sigset_t none;
+
+		sigemptyset(&none);
+		signal(WTERMSIG(status), SIG_DFL);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		raise(WTERMSIG(status));
+	}
+	_exit(code < 0 ? 128 + WTERMSIG(status) : code);
+}
+
+/* Runs the starter beside the task, so that whatever becomes of it the task can still give the job back. */
+static void run_starter(char **argv, char **user)
+{
+	int verdict[2];
+	sigset_t all, before;
+	pid_t child;
+
+	if (pipe2(verdict, O_NONBLOCK) < 0)
+		give_back("pipe", strerror(errno));
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
+	signal(SIGCHLD, SIG_DFL);
+	child = fork();
+	if (child < 0)
+		give_back("fork", strerror(errno));
+	if (child == 0) {
+		close(verdict[0]);
+		sigprocmask(SIG_SETMASK, &before, NULL);
+		execve(starter, argv, clean_environment(user, verdict[1]));
+		give_back(starter, strerror(errno));
+	}
+	close(verdict[1]);
+	end_like(follow(child, &all), verdict[0]);
 }
 
 static uint32_t number_of(spank_t sp, spank_item_t item, const char *name)
@@ -88,30 +158,60 @@ static uint32_t number_of(spank_t sp, spank_item_t item, const char *name)
 	return value;
 }
 
+/* Slurm 22.05 gives S_SLURM_RESTART_COUNT as 0 for batch scripts; what it puts into the job's environment is right. A
+ * user can forge it for a first run only, and then the LRMS (on the bait) or the binding (in the VM) says no. */
+static uint32_t restarts_of(spank_t sp)
+{
+	char text[16] = "";
+	uint32_t restarts = 0;
+
+	spank_get_item(sp, S_SLURM_RESTART_COUNT, &restarts);
+	if (!restarts && spank_getenv(sp, "SLURM_RESTART_COUNT", text, sizeof(text)) == ESPANK_SUCCESS)
+		restarts = strtoul(text, NULL, 10);
+	return restarts;
+}
+
 static void print_run(spank_t sp, char words[4][16])
 {
-	uint32_t restarts = 0;
+	uint32_t array = number_of(sp, S_JOB_ARRAY_ID, "the array id");
 	uid_t uid = 0;
 
-	snprintf(words[0], 16, "%u", number_of(sp, S_JOB_ID, "the job id"));
+	/* An array task is named ARRAY and TASK everywhere in wnod: scontrol takes the raw id of one task for the
+	 * whole array. */
+	snprintf(words[0], 16, "%u", array ? array : number_of(sp, S_JOB_ID, "the job id"));
 	strcpy(words[1], "-");
-	if (number_of(sp, S_JOB_ARRAY_ID, "the array id"))
+	if (array)
 		snprintf(words[1], 16, "%u", number_of(sp, S_JOB_ARRAY_TASK_ID, "the array task"));
-	spank_get_item(sp, S_SLURM_RESTART_COUNT, &restarts);
-	snprintf(words[2], 16, "%u", restarts);
+	snprintf(words[2], 16, "%u", restarts_of(sp));
 	if (spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS || uid != getuid())
 		give_back("the task does not run as the job's user", "refused");
 	snprintf(words[3], 16, "%u", (unsigned)uid);
 }
 
+/* Steps end before their task exists: a task that only fails in task_init is still followed by the user's own
+ * `srun --task-epilog`. The extern step (PrologFlags=Contain) has no task and must come up. */
+static int is_refused_step(spank_t sp)
+{
+	uint32_t step = SLURM_BATCH_SCRIPT;
+
+	if (!refuse_steps || spank_context() != S_CTX_REMOTE)
+		return 0;
+	if (spank_get_item(sp, S_JOB_STEPID, &step) != ESPANK_SUCCESS)
+		return 1;
+	return step != SLURM_BATCH_SCRIPT && step != SLURM_EXTERN_CONT;
+}
+
 int slurm_spank_init(spank_t sp, int ac, char **av)
 {
-	(void)sp;
 	for (int i = 0; i < ac; i++)
 		if (read_option(av[i])) {
 			slurm_error("wnod: unknown option %s in plugstack.conf (starter=/..., env=, steps=)", av[i]);
-			return ESPANK_BAD_ARG;
+			return REFUSED;
 		}
+	if (is_refused_step(sp)) {
+		slurm_error("wnod: this node only passes batch jobs on: use sbatch, and srun inside the job");
+		return REFUSED;
+	}
 	return ESPANK_SUCCESS;
 }
 
@@ -137,7 +237,9 @@ int slurm_spank_task_init(spank_t sp, int ac, char **av)
 		out[2 + i] = words[i];
 	out[6] = "--";
 	memcpy(out + KINDS_ARGC, argv, argc * sizeof(*out));
-	execve(starter, out, clean_env ? clean_environment(env) : env);
+	if (clean_env)
+		run_starter(out, env);
+	execve(starter, out, env);
 	give_back(starter, strerror(errno));
-	return ESPANK_ERROR;
+	return REFUSED;
 }

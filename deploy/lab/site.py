@@ -1,0 +1,195 @@
+"""The wnod of the lab: certificates, configurations, images and daemons on hosts that `Lab` has already booted.
+
+    lab = Lab(); lab.up()
+    site = Site(lab); site.prepare(); site.start()
+
+What is written here is what an administrator writes for a real site, so it is also an example.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.lab.lab import Lab
+from deploy.lab.layout import PROJECT, Node
+from protocol.tls import Identity, Role
+from wnod import pki
+
+DAEMONS = ("hostmaster", "bait")
+USERS = {"hostmaster": None, "bait": "slurm"}
+"""Who runs them. Without slurmdbd only SlurmUser may change other users' jobs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HostShape:
+    """What each host of the lab gives to VMs."""
+
+    slots: int = 2
+    cpus: int = 3
+    memory_mib: int = 4096
+    disk_mib: int = 8192
+
+
+@dataclasses.dataclass
+class Site:
+    """wnod on every host of one lab. `images` maps an environment to the directory of its image on this machine."""
+
+    lab: Lab
+    images: dict[str, Path]
+    shape: HostShape = HostShape()
+    python: str = sys.executable
+    hold_s: float = 1.0
+
+    def prepare(self) -> None:
+        """Write everything the daemons need; the lab must be up."""
+        self._make_pki()
+        self._install_starter()
+        for name in self.lab.hosts:
+            self._prepare_host(self.lab.layout.node(name))
+
+    def start(self) -> None:
+        """Start both daemons on every host."""
+        for host in self.lab.hosts:
+            for daemon in DAEMONS:
+                self.start_daemon(host, daemon)
+
+    def start_daemon(self, host: str, daemon: str) -> None:
+        """Start one daemon; its log is `lab.log(host, daemon)`."""
+        argv = [self.python, "-m", daemon, "--config", f"/etc/wnod/{daemon}.yaml", "--log-format", "text"]
+        self.lab.spawn(host, daemon, argv, USERS[daemon], {"PYTHONPATH": str(PROJECT)})
+
+    def wnod(self, host: str, *words: str) -> Any:
+        """The answer of a `wnod ... --json` command on a host."""
+        done = self.lab.run(host, [self.python, "-m", "wnod", *words, "--json"], env={"PYTHONPATH": str(PROJECT)})
+        return json.loads(done.stdout) if done.stdout.strip() else {"error": done.stderr}
+
+    # --- files -------------------------------------------------------------------------------------------
+
+    @property
+    def _pki(self) -> Path:
+        return self.lab.layout.root / "pki"
+
+    def _make_pki(self) -> None:
+        now = dt.datetime.now(dt.UTC)
+        pki.create_authority(self._pki, now)
+        for name in self.lab.hosts:
+            pki.issue(self._pki, Identity(Role.HOST, name), now)
+            pki.issue(self._pki, Identity(Role.BAIT, self.lab.layout.node(name).bait), now)
+
+    def _install_starter(self) -> None:
+        source = (PROJECT / "bait" / "starter.py").read_text()
+        made = self.lab.layout.root / "starter.new"
+        made.write_text(f"#!/usr/bin/python3 -IS\n{source}")
+        made.chmod(0o755)
+        self.lab.install_starter(made)
+        made.unlink()
+
+    def _prepare_host(self, node: Node) -> None:
+        etc = self.lab.layout.private(node.name, "etc") / "wnod"
+        etc.mkdir(parents=True, exist_ok=True)
+        self._write(node, "catalogue.yaml", self._catalogue())
+        self._write(node, "hostmaster.yaml", self._hostmaster(node))
+        self._write(node, "bait.yaml", self._bait(node))
+        self._secret(node, self.lab.layout.root / "munge.key", "munge.key", "root")
+        for identity, owner in ((f"host-{node.name}", "root"), (f"bait-{node.bait}", "slurm")):
+            role = identity.split("-")[0]
+            for suffix in ("pem", "key"):
+                self._secret(node, self._pki / f"{identity}.{suffix}", f"{role}.{suffix}", owner)
+        self._secret(node, self._pki / "ca.pem", "ca.pem", "root", mode="0644")
+        for path, owner, mode in (
+            ("/var/lib/wnod", "root", "0755"),
+            ("/var/lib/wnod/hostmaster", "root", "0711"),
+            ("/var/lib/wnod/bait", "slurm", "0700"),
+            ("/run/wnod", "root", "0755"),
+            ("/run/wnod/hostmaster", "root", "0755"),
+            ("/run/wnod/bait", "slurm", "0755"),
+        ):
+            self.lab.run(node.name, ["install", "-d", "-o", owner, "-m", mode, path], check=True)
+
+    def _write(self, node: Node, name: str, content: dict[str, Any]) -> None:
+        path = self.lab.layout.private(node.name, "etc") / "wnod" / name
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def _secret(self, node: Node, source: Path, name: str, owner: str, mode: str = "0600") -> None:
+        target = self.lab.layout.private(node.name, "etc") / "wnod" / name
+        shutil.copyfile(source, target)
+        target.chmod(0o600)
+        self.lab.run(node.name, ["chown", owner, f"/etc/wnod/{name}"], check=True)
+        self.lab.run(node.name, ["chmod", mode, f"/etc/wnod/{name}"], check=True)
+
+    # --- contents ------------------------------------------------------------------------------------------
+
+    def _catalogue(self) -> dict[str, Any]:
+        shape = {"cpus": 1, "memory_mib": 256, "disk_mib": 512}
+        largest = {"cpus": 2, "memory_mib": 1024, "disk_mib": 2048}
+        return {
+            "environments": {
+                name: {
+                    "image": f"/var/lib/wnod/images/{name}/{directory.name}",
+                    "sha256": _image_id(directory),
+                    "default": shape,
+                    "largest": largest,
+                    "overhead_mib": 384,
+                }
+                for name, directory in self.images.items()
+            }
+        }
+
+    def _hostmaster(self, node: Node) -> dict[str, Any]:
+        head = self.lab.layout.nodes[0]
+        subnet = node.address.rsplit(".", 1)[0]
+        number = int(subnet.split(".")[2])
+        return {
+            "host": node.name,
+            "listen": f"{node.address}:9610",
+            "baits": [node.bait],
+            "tls": _tls("host"),
+            "catalogue": "/etc/wnod/catalogue.yaml",
+            "capacity": {
+                "cpus": self.shape.cpus,
+                "memory_mib": self.shape.memory_mib,
+                "disk_mib": self.shape.disk_mib,
+            },
+            "slots": [
+                {
+                    "name": f"vm-{node.name}-{i}",
+                    "mac": f"52:54:00:77:{number:02x}:{i:02x}",
+                    "address": f"{subnet}.{10 + i}/16",
+                }
+                for i in range(1, self.shape.slots + 1)
+            ],
+            "hypervisor": {"uri": "qemu:///system", "bridge": "br0", "allow_tcg": True},
+            "network": {"hosts": {n.address: n.name for n in self.lab.layout.nodes}},
+            "lrms": {"controller": f"{head.address}:6817", "munge_key": "/etc/wnod/munge.key"},
+            "mounts": [
+                {"type": "nfs4", "source": f"{head.address}:/home", "target": "/home", "options": "vers=4.2,nolock"}
+            ],
+        }
+
+    def _bait(self, node: Node) -> dict[str, Any]:
+        return {
+            "bait": node.bait,
+            "hostmaster": {"name": node.name, "address": f"{node.address}:9610"},
+            "tls": _tls("bait"),
+            "lrms": {"cluster": "wnod", "poll_s": 0.5},
+            "defaults": [{"environment": "debian12"}],
+            "gate": {"hold_s": self.hold_s},
+        }
+
+
+def _tls(role: str) -> dict[str, str]:
+    return {"ca": "/etc/wnod/ca.pem", "certificate": f"/etc/wnod/{role}.pem", "key": f"/etc/wnod/{role}.key"}
+
+
+def _image_id(directory: Path) -> str:
+    from wnod.image import manifest  # noqa: PLC0415 - only where images are used
+
+    return manifest.load(directory).image_id
