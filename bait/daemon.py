@@ -87,7 +87,7 @@ class BaitDaemon:
             await serve_metrics(self.reactor, self.config.metrics, self.metrics)
         self.follower.load()
         self.link.start()
-        self.hooks.start()
+        await self.hooks.start()
         self.opening.kick()
         self._every(RENEW_EVERY_S, self._renew)
 

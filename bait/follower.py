@@ -241,11 +241,12 @@ class Follower:
             case Deed.MAKE_REQUEUEABLE:
                 await self.lrms.make_requeueable(lease.run)
             case Deed.TELL:
-                await self.lrms.tell(lease.target, f"wnod: the VM {lease.vm} is being made for this job")
+                await self.lrms.tell(lease.target, f"the VM {lease.vm} is being made for this job")
             case Deed.SEND:
                 assert lease.vm is not None
                 await self.lrms.send(lease.target, lease.vm, lease.shape, lease.home, note(lease))
             case Deed.GIVE_BACK:
+                await self.lrms.tell(run, f"back in the queue: {lease.text}")
                 await self.lrms.give_back(run, lease.home, f"wnod: given back: {lease.text}", lease.delay_s)
             case Deed.REFUSE:
                 await self.lrms.refuse(run, lease.home, lease.text)

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from hostmaster import accelerator, guestconf, specify
 from hostmaster.accounts import account_of
 from hostmaster.environments import Environments
+from hostmaster.events import EventThread
 from hostmaster.guests import GuestChannels
 from hostmaster.hypervisor import LibvirtHypervisor
 from hostmaster.images import LocalImages, Source
@@ -52,6 +53,7 @@ class HostmasterDaemon:
             f"{config.state}/journal.sqlite", "hostmaster", config.host, committed=self.metrics.committed
         )
         slots = tuple(slot.name for slot in config.slots)
+        self.libvirt_events = EventThread()
         self.hypervisor = LibvirtHypervisor(reactor, config.hypervisor.uri, emulator=config.hypervisor.emulator)
         self.sources = _sources(catalogue)
         self.images = LocalImages(reactor, config.state, self.sources, self._qemu_user)
@@ -99,6 +101,7 @@ class HostmasterDaemon:
         await self.status.start()
         if self.config.metrics is not None:
             await serve_metrics(self.reactor, self.config.metrics, self.metrics)
+        self.libvirt_events.start()
         self.images.start()
         self.keeper.load()
         self.hypervisor.watch(self._hint)
@@ -116,6 +119,7 @@ class HostmasterDaemon:
         await self.hypervisor.stop()
         self.guests.close_all()
         self.images.stop()
+        self.libvirt_events.stop()
         await self.status.stop()
         self.journal.close()
 

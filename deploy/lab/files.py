@@ -6,6 +6,7 @@ import os
 import pwd
 import secrets
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
@@ -63,8 +64,17 @@ def install(source: Path, target: Path) -> None:
     target.chmod(0o755)
 
 
+def forget(layout: Layout, node: Node) -> None:
+    """Removes what an earlier lab's daemons remembered (jobs, drained nodes, domains); its logs stay as log.old. The cache
+    stays too: libvirt's first look at an emulator takes seconds."""
+    for what in ("spool", "lib", "log.old"):
+        shutil.rmtree(layout.private(node.name, what), ignore_errors=True)
+    if layout.private(node.name, "log").exists():
+        layout.private(node.name, "log").rename(layout.private(node.name, "log.old"))
+
+
 def prepare(layout: Layout, node: Node) -> None:
-    """Makes the node's directories; what a daemon kept there from an earlier run stays (as on a rebooted machine)."""
+    """Makes the node's directories; what its daemons keep there stays, as on a machine that reboots."""
     etc = layout.private(node.name, "etc")
     if etc.exists():
         shutil.rmtree(etc)
@@ -88,6 +98,23 @@ DIRECTORIES: dict[str, dict[str, tuple[str, int]]] = {
     "cache": {"libvirt/qemu": ("root", 0o711), "ldconfig": ("root", 0o700)},
     "spool": {"slurmctld": ("slurm", 0o700), "slurmd": ("root", 0o755)},
 }  # fmt: skip
+
+
+def kvm_device(layout: Layout, node: Node) -> Path | None:
+    """The host's own /dev/kvm, open to the group kvm as udev makes it on a real host; None if the machine has none.
+
+    With a /dev/kvm that QEMU's user may not open, libvirt takes its cached capabilities for stale and probes the
+    emulator anew at every single create (12 s each).
+    """
+    machines = Path("/dev/kvm")
+    if node.is_head or not machines.exists():
+        return None
+    own = layout.root / node.name / "kvm"
+    own.unlink(missing_ok=True)
+    os.mknod(own, stat.S_IFCHR | 0o660, machines.stat().st_rdev)
+    own.chmod(0o660)
+    os.chown(own, 0, pwd.getpwnam("libvirt-qemu").pw_gid)
+    return own
 
 
 def directory(path: Path, owner: str, mode: int) -> None:

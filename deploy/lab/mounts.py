@@ -48,7 +48,8 @@ def build(plan: Plan) -> None:
     for path, (owner, mode) in plan.runtime.items():
         subprocess.run(["install", "-d", "-o", owner, "-m", mode, path], check=True)
     for source, target, options in plan.binds:
-        Path(target).mkdir(parents=True, exist_ok=True)
+        if not Path(target).exists():
+            Path(target).mkdir(parents=True)
         mount("--bind", source, target)
         if options:
             mount("-o", f"remount,bind,{options}", target)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from deploy.lab.files import kvm_device
 from deploy.lab.layout import Layout, Node
 from deploy.lab.mounts import Plan
 
@@ -23,6 +24,7 @@ def node_specification(layout: Layout, node: Node) -> Path:
 def node_plan(layout: Layout, node: Node) -> Plan:
     lib = layout.private(node.name, "lib")
     home_options = "" if node.is_head else "nosuid,nodev,noexec"
+    kvm = kvm_device(layout, node)
     return Plan(
         run=str(layout.run),
         keep=[str(layout.root)],
@@ -39,6 +41,7 @@ def node_plan(layout: Layout, node: Node) -> Plan:
         binds=[
             [str(layout.home), "/home", home_options],
             [str(layout.images), "/var/lib/wnod/images", ""],
+            *([[str(kvm), "/dev/kvm", ""]] if kvm is not None else []),
         ],
         runtime={"/run/munge": ["munge", "755"], "/run/slurm": ["slurm", "755"], "/run/wnod": ["root", "755"]},
     )
