@@ -15,7 +15,7 @@ LRMS_PACKAGES = {"slurm": ("slurmd", "slurm-client", "munge"), "none": ()}
 LRMS_PACKAGE = {"slurm": "slurmd"}
 _ALWAYS = ("busybox-static",)
 _LIBEXEC = "usr/libexec/wnod"
-_SPANK = "usr/lib/wnod/spank_wnod.so"
+_SPANK = f"{_LIBEXEC}/spank_wnod.so"
 _SHEBANG = b"#!/bin/sh\n"
 # Static, so a user's LD_PRELOAD cannot act in the starter before the gate; and its own programs need no exec.
 _GUEST_SHEBANG = b"#!/usr/libexec/wnod/busybox sh\n"
@@ -109,7 +109,9 @@ def add_spank_plugin(recipe: Recipe, tree: Path, version: str) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     run([source / "build.sh", target])
     target.chmod(0o755)
-    (tree / _LIBEXEC / target.name).symlink_to(f"/{_SPANK}")
+    # The same slurm.conf is read on baits and in guests, and a Prolog that is not there drains the node.
+    shutil.copyfile(source / "prolog", tree / _LIBEXEC / "prolog")
+    (tree / _LIBEXEC / "prolog").chmod(0o755)
     return True
 
 
