@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 
 from deploy.lab.lab import Lab
@@ -35,7 +36,9 @@ def show_status(lab: Lab, as_json: bool) -> int:
         print("the lab is down (`python -m deploy.lab up`)")
     else:
         for node, running in status["nodes"].items():
-            words = [name if state["running"] else f"{name}(exit {state['exit_code']})" for name, state in running.items()]
+            words = [
+                name if state["running"] else f"{name}(exit {state['exit_code']})" for name, state in running.items()
+            ]
             print(f"{node:5} {' '.join(words)}")
         print("slurm " + " ".join(f"{name}={state}" for name, state in status["slurm"].items()))
         print(lab.run("head", ["squeue", "-a", "-o", "%.10i %.8u %.9P %.12T %.8M %.12N %R"]).stdout, end="")
@@ -44,6 +47,7 @@ def show_status(lab: Lab, as_json: bool) -> int:
 
 def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     lab = Lab()
     try:
         match options.command:
@@ -61,6 +65,9 @@ def main(argv: list[str]) -> int:
             case "exec":
                 words = options.argv[1:] if options.argv[:1] == ["--"] else options.argv
                 return lab.popen(options.node, words, options.user).wait()
+    except KeyboardInterrupt:
+        print("lab: stopped", file=sys.stderr)
+        return 130
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,9 @@ from deploy.lab.slurmconf import FRAGMENT
 
 LIBEXEC = "/usr/libexec"
 #: Until the bait's own starter is installed: gives every job back, so that nothing ever runs on a bait.
-STARTER_PLACEHOLDER = "#!/bin/sh\necho 'wnod: no starter is installed here; the job goes back to the queue' >&2\nexit 199\n"
+STARTER_PLACEHOLDER = (
+    "#!/bin/sh\necho 'wnod: no starter is installed here; the job goes back to the queue' >&2\nexit 199\n"
+)
 
 LIBVIRTD = """auth_unix_ro = "none"
 auth_unix_rw = "none"
@@ -28,9 +30,11 @@ cgroup_controllers = []
 remember_owner = 0
 stdio_handler = "logd"
 """
-GANESHA = """NFS_CORE_PARAM {{ Bind_addr = {address}; Protocols = 4; NFS_Port = 2049; Enable_NLM = false; Enable_RQUOTA = false; }}
+GANESHA = """NFS_CORE_PARAM {{ Bind_addr = {address}; Protocols = 4; NFS_Port = 2049;
+    Enable_NLM = false; Enable_RQUOTA = false; }}
 NFSv4 {{ Graceless = true; Only_Numeric_Owners = true; Minor_Versions = 1, 2; RecoveryBackend = fs; }}
-EXPORT {{ Export_Id = 1; Path = /home; Pseudo = /home; Protocols = 4; Transports = TCP; SecType = sys; Squash = Root_Squash;
+EXPORT {{ Export_Id = 1; Path = /home; Pseudo = /home; Protocols = 4; Transports = TCP; SecType = sys;
+    Squash = Root_Squash;
     Access_Type = None; FSAL {{ Name = VFS; }} CLIENT {{ Clients = {network}; Access_Type = RW; }} }}
 """
 
@@ -65,8 +69,8 @@ def install(source: Path, target: Path) -> None:
 
 
 def forget(layout: Layout, node: Node) -> None:
-    """Removes what an earlier lab's daemons remembered (jobs, drained nodes, domains); its logs stay as log.old. The cache
-    stays too: libvirt's first look at an emulator takes seconds."""
+    """Removes what an earlier lab's daemons remembered (jobs, drained nodes, domains); its logs stay as log.old.
+    The cache stays too: libvirt's first look at an emulator takes seconds."""
     for what in ("spool", "lib", "log.old"):
         shutil.rmtree(layout.private(node.name, what), ignore_errors=True)
     if layout.private(node.name, "log").exists():

@@ -69,12 +69,12 @@ class Lab:
             files.prepare_shared(self.layout)
             try:
                 self._start()
-            except BaseException:
-                # Also Ctrl-C: half a lab is of no use to anybody.
+                if wait:
+                    cluster.wait_for_baits(self)
+            except (KeyboardInterrupt, SystemExit):
+                # Half a lab is of no use to anybody; after a LabError it stays for a look at its logs.
                 self._remove()
                 raise
-        if wait:
-            cluster.wait_for_baits(self)
 
     def down(self) -> None:
         """Ends every process of the lab and removes its run directory; LABROOT (logs, homes, images) stays."""
@@ -94,6 +94,7 @@ class Lab:
         for command in network.switch_commands():
             self._ip(OUTER, command)
         for node in self.layout.nodes:
+            files.forget(self.layout, node)
             self._boot(node)
 
     def _boot(self, node: Node) -> None:
@@ -215,7 +216,9 @@ class Lab:
         if service.ready:
             # /run of the node is seen through its first process.
             ready = Path(f"/proc/{self._control(where).pid()}/root{service.ready}")
-            wait_for(ready.exists, 20, f"{service.name} on {where}: no {service.ready}; see {self.log(where, service.name)}")
+            wait_for(
+                ready.exists, 20, f"{service.name} on {where}: no {service.ready}; see {self.log(where, service.name)}"
+            )
 
     def restart(self, where: str, name: str, number: int = signal.SIGTERM) -> None:
         """Ends and starts again one of the lab's own daemons (slurmctld, slurmd, libvirtd, ...)."""
@@ -262,7 +265,7 @@ class Lab:
         return {"up": True, "root": str(self.layout.root), "nodes": nodes, "slurm": cluster.slurm_nodes(self)}
 
     def children(self, where: str) -> dict[str, dict[str, Any]]:
-        """The node's daemons by name: pid (as the node numbers it), argv, started (epoch s), status (None = running)."""
+        """The node's daemons by name: pid (the node's number), argv, started (epoch s), status (None = running)."""
         children: dict[str, dict[str, Any]] = self._control(where).ask(op="list")["children"]
         return children
 

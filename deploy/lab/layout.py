@@ -105,7 +105,7 @@ class Layout:
 
 
 def layout_from_environment() -> Layout:
-    """WNOD_LAB_ROOT, WNOD_LAB_RUN and WNOD_LAB_HOSTS choose another place or size, for a second lab beside the first."""
+    """WNOD_LAB_ROOT, WNOD_LAB_RUN and WNOD_LAB_HOSTS choose another place or size, for a lab beside the first."""
     return Layout(
         Path(os.environ.get("WNOD_LAB_ROOT", str(DEFAULT_ROOT))),
         Path(os.environ.get("WNOD_LAB_RUN", str(DEFAULT_RUN))),

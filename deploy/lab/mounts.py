@@ -1,8 +1,8 @@
 """The private file system of one lab node, made inside its own mount namespace: nothing here is seen by the machine.
 
-Directories that daemons write (/etc, /var/log, /var/cache, /var/spool, /run, /home) are replaced as a whole. Where a node
-needs one new entry in a directory it otherwise shares (/var/lib, /usr/libexec), the directory becomes a tmpfs of links to
-the original entries, so no mount point has to be created on the machine.
+Directories that daemons write (/etc, /var/log, /var/cache, /var/spool, /run, /home) are replaced as a whole. Where a
+node needs one new entry in a directory it otherwise shares (/var/lib, /usr/libexec), the directory becomes a tmpfs of
+links to the original entries, so no mount point has to be created on the machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a node sees; without `replaced` only /proc and /sys are its own. `run` is the lab's socket directory, `runtime` maps a directory below /run to [owner, octal mode]; `keep` are paths that stay real directories instead of links, `grown` maps a directory to the entries it gets. `binds` are [source, target, options], done last and in order."""
+    """What a node sees; without `replaced` only /proc and /sys are its own.
+
+    `run` is the lab's socket directory; `keep` are paths that stay real directories instead of links; `grown` maps a
+    directory to the entries it gets; `binds` are [source, target, options], done last and in order; `runtime` maps a
+    directory below /run to [owner, octal mode].
+    """
 
     run: str
     keep: list[str]
@@ -32,8 +37,8 @@ def build(plan: Plan) -> None:
     """Makes the node's view; called once by the node's first process, as root, in fresh namespaces."""
     mount("--make-rprivate", "/")
     mount("-t", "proc", "proc", "/proc")
-    # A fresh sysfs shows this node's own network devices. An empty tmpfs where cgroups would be: slurmd wants a mount there,
-    # nobody can make a cgroup, so nothing is left to clean up.
+    # A fresh sysfs shows this node's own network devices. An empty tmpfs where cgroups would be: slurmd wants a mount
+    # there, nobody can make a cgroup, so nothing is left to clean up.
     mount("-t", "sysfs", "sysfs", "/sys")
     mount("-t", "tmpfs", "-o", "mode=755,size=64k", "tmpfs", "/sys/fs/cgroup")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

@@ -7,6 +7,9 @@ import dataclasses
 from deploy.lab.layout import Layout, Node
 
 
+GANESHA = ("ganesha.nfsd", "-F", "-f", "/etc/ganesha/ganesha.conf")
+
+
 @dataclasses.dataclass(frozen=True)
 class Service:
     """A daemon: its log is LABROOT/<node>/log/<name>.log; `ready` is a file that exists once it answers."""
@@ -24,7 +27,7 @@ def munge() -> Service:
 def head_services() -> list[Service]:
     return [
         munge(),
-        Service("ganesha", ("ganesha.nfsd", "-F", "-L", "/var/log/ganesha/ganesha.log", "-f", "/etc/ganesha/ganesha.conf", "-p", "/run/ganesha.pid")),  # noqa: E501
+        Service("ganesha", (*GANESHA, "-L", "/var/log/ganesha/ganesha.log", "-p", "/run/ganesha.pid")),
         Service("slurmctld", ("slurmctld", "-D"), "slurm"),
     ]
 
