@@ -2,16 +2,37 @@
 
 import datetime as dt
 
+import msgspec
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
 
 from protocol.errors import TheirMistake
 from protocol.framing import frame
 from protocol.ids import HostName
 from protocol.link import BaitEnd, HostEnd, Role, Tls, TlsMistake
 from protocol.messages import BaitInventory, Code
+from protocol.session import Envelope
 from tests.unit.protocol.link_case import NEW, Giving, LinkCase, Raw, renew
 from tests.unit.protocol.memory_net import Authority, Heard, authority
+from wnod import pki
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class Plain:
+    """A client that shows no certificate and speaks one version of TLS only."""
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+
+    def clientConnectionForTLS(self, protocol: object) -> SSL.Connection:
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_min_proto_version(self._version)
+        context.set_max_proto_version(self._version)
+        return SSL.Connection(context, None)
 
 
 class RefusalTests(LinkCase):
@@ -61,6 +82,34 @@ class RefusalTests(LinkCase):
         self.net.advance(6)
         assert client.lost is not None
         assert client.bodies == []
+
+    def test_a_host_is_no_bait_even_with_the_name_and_purpose_of_one(self) -> None:
+        self.patch(pki, "_PURPOSE", {Role.HOST: ExtendedKeyUsageOID.CLIENT_AUTH})
+        client = self.raw(authority("site").host("bait-h1"))
+        assert self.refusal(client) == Code.WRONG_PEER
+
+    def test_a_client_without_a_certificate(self) -> None:
+        client = self.raw(Plain(SSL.TLS1_3_VERSION))  # type: ignore[arg-type]
+        client.say(self.hello())
+        self.net.advance(6)
+        assert client.lost is not None
+        assert client.bodies == []
+
+    def test_an_older_tls(self) -> None:
+        client = self.raw(Plain(SSL.TLS1_2_VERSION))  # type: ignore[arg-type]
+        self.net.advance(6)
+        assert client.lost is not None
+        assert "protocol version" in str(client.lost.value) or "unsupported protocol" in " ".join(self.warnings())
+
+    def test_nothing_is_heard_after_a_farewell(self) -> None:
+        client = self.raw()
+        client.say(
+            self.hello() + frame(b'{"ack":0,"msg":{"type":"error","code":"internal","text":"bye"}}')
+            + frame(msgspec.json.encode(Envelope(ack=0, n=1, msg=renew(1))))
+        )  # fmt: skip
+        self.net.advance(6)
+        assert client.lost is not None
+        assert self.at_host.messages == []
 
     def test_certificate_of_a_bait_cannot_answer_as_the_host(self) -> None:
         with pytest.raises(TlsMistake):

@@ -2,12 +2,19 @@
 
 import itertools
 
+import msgspec
+
 from protocol.framing import frame
 from protocol.hostend import MAX_PENDING
 from protocol.ids import LeaseId
 from protocol.messages import Code, Renewed, Revoke
-from protocol.session import MAX_UNACKED
+from protocol.session import MAX_UNACKED, Envelope
 from tests.unit.protocol.link_case import AGAIN, NEW, LinkCase, Raw, renew, renewed
+from tests.unit.protocol.memory_net import HIGH_WATER
+
+
+def message(n: int) -> bytes:
+    return frame(msgspec.json.encode(Envelope(ack=0, n=n, msg=renew(n))))
 
 
 class TimeTests(LinkCase):
@@ -63,6 +70,38 @@ class TimeTests(LinkCase):
             self.net.advance(1)
         assert client.lost is not None
 
+    def test_a_flood_does_not_cut_a_bait_that_was_let_in_before(self) -> None:
+        bait, _ = self.make_bait()
+        for _ in range(MAX_PENDING + 20):
+            self.net.open(Raw())
+        self.net.settle()
+        assert bait.connected
+
+    def test_an_acknowledgement_comes_soon_without_an_answer(self) -> None:
+        client = self.raw()
+        client.say(self.hello() + message(1))
+        self.net.settle()
+        assert len(client.bodies) == 1
+        self.net.advance(0.25)
+        assert client.bodies[1:] == [b'{"ack":1}']
+
+    def test_many_messages_are_acknowledged_at_once(self) -> None:
+        client = self.raw()
+        client.say(self.hello() + b"".join(message(n) for n in range(1, 65)))
+        self.net.settle()
+        assert client.bodies[1:] == [b'{"ack":64}']
+
+    def test_a_peer_that_does_not_take_the_farewell_is_cut(self) -> None:
+        client = self.raw()
+        near, far = self.net.pipes[0]
+        client.say(self.hello(versions=(9,)))
+        self.net.reactor.advance(0)
+        near.reads = False
+        self.net.advance(4.5)
+        assert not far.closed
+        self.net.advance(1)
+        assert far.closed
+
     def test_a_flood_of_silent_clients_does_not_lock_a_bait_out(self) -> None:
         silent = [Raw() for _ in range(MAX_PENDING + 20)]
         for client in silent:
@@ -103,6 +142,34 @@ class SlowPeerTests(LinkCase):
             self.net.advance(1)
         assert self.at_host.events[-1] == ("disconnected", "bait-h1")
         assert "disconnected: takes no data" in self.warnings()
+
+    def test_nothing_is_written_to_a_peer_that_takes_nothing(self) -> None:
+        client = self.raw()
+        client.say(self.hello())
+        self.net.settle()
+        near, far = self.net.pipes[0]
+        near.reads = False
+        for _ in range(200):
+            self.host.send("bait-h1", self.big())
+            self.net.settle()
+        held = len(far.outgoing)
+        client.say(b"".join(message(n) for n in range(1, 500)))
+        self.net.advance(11)
+        assert len(self.at_host.messages) == 499
+        assert len(far.outgoing) == held
+
+    def test_heartbeats_go_on_after_a_pause(self) -> None:
+        bait, _ = self.make_bait()
+        near, far = self.net.pipes[0]
+        near.reads = False
+        while len(far.outgoing) <= HIGH_WATER:
+            self.host.send("bait-h1", self.big())
+            self.net.settle()
+        self.net.advance(15)
+        near.reads = True
+        self.net.advance(60)
+        assert bait.connected
+        assert self.at_host.events == [("connected", "bait-h1", 1, NEW)]
 
     def test_what_a_slow_peer_did_not_take_arrives_when_it_reads_again(self) -> None:
         _, heard = self.make_bait()

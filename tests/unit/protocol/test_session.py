@@ -307,3 +307,14 @@ def test_a_farewell_is_an_error_without_id_and_takes_no_number() -> None:
     assert isinstance(farewell, Error)
     assert (farewell.code, farewell.id, len(farewell.text)) == (Code.SESSION_LOST, None, 1000)
     assert bait.seen == 0
+
+
+def test_a_repeated_message_is_acknowledged_again() -> None:
+    bait, host = established()
+    bait.send(said_by_bait(1))
+    body = bait.next_body() or b""
+    host.receive(body)
+    host.ack_body()
+    assert host.owed == 0
+    assert host.receive(body) is None
+    assert host.owed > 0
