@@ -1,17 +1,17 @@
 """A libvirtd of the test's own: in namespaces, with its own directories and bridge, ended with the test.
 
 Needs root. The machine's libvirt, if there is one, sees nothing of it; QEMUs outlive a killed libvirtd as they
-do in production, and are ended by pid at the end.
+do in production, and end with the namespace.
 """
 
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 BRIDGE = "wnodtest0"
@@ -19,6 +19,21 @@ _QEMU_CONF = """security_driver = "none"
 cgroup_controllers = []
 stdio_handler = "file"
 """
+# libvirt waits for a QEMU's pid to vanish: somebody must reap its orphans. An ignored SIGCHLD does, even for sleep.
+_INIT = "import os, signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execvp('sleep', ['sleep', 'infinity'])"
+# Dies with the test process, even a killed one, and takes all of the namespace along.
+_UNSHARE = (
+    "setpriv",
+    "--pdeathsig=KILL",
+    "unshare",
+    "--mount",
+    "--net",
+    "--uts",
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    "--kill-child",
+)
 _LIBVIRTD_CONF = """auth_unix_rw = "none"
 unix_sock_group = "root"
 """
@@ -36,9 +51,11 @@ class ScratchLibvirt:
         shutil.copytree("/etc/libvirt/nwfilter", self.root / "etc" / "nwfilter")
         (self.root / "etc" / "qemu.conf").write_text(_QEMU_CONF)
         (self.root / "etc" / "libvirtd.conf").write_text(_LIBVIRTD_CONF)
-        self._holder = subprocess.Popen(["unshare", "--mount", "--net", "--uts", "sleep", "infinity"])
+        self._unshare = subprocess.Popen([*_UNSHARE, sys.executable, "-c", _INIT], stdout=subprocess.DEVNULL)
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._wait(lambda: os.readlink(f"/proc/{self._holder.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
+        self._wait(lambda: _children(self._unshare.pid))
+        self._init = _children(self._unshare.pid)[0]
+        self._wait(lambda: b"sleep" in Path(f"/proc/{self._init}/cmdline").read_bytes())
         self._mount()
         self.inside(["ip", "link", "set", "lo", "up"])
         self.inside(["ip", "link", "add", BRIDGE, "type", "bridge"])
@@ -57,41 +74,38 @@ class ScratchLibvirt:
         self._wait(socket.exists)
 
     def signal(self, number: int) -> None:
-        """Send libvirtd a signal (nsenter without fork: the child is libvirtd itself)."""
+        """Send libvirtd a signal."""
         assert self._daemon is not None
-        self._daemon.send_signal(number)
+        os.kill(_children(self._daemon.pid)[0], number)
 
     def kill(self) -> None:
         """End libvirtd as a crash does; its QEMUs go on."""
         assert self._daemon is not None
-        self._daemon.send_signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self._daemon.wait()
         self._daemon = None
         (self.root / "run" / "libvirt" / "libvirt-sock").unlink(missing_ok=True)
 
-    def qemus(self) -> list[int]:
-        """The pids of this libvirtd's QEMUs."""
-        files = (self.root / "run" / "libvirt" / "qemu").glob("*.pid")
-        return [pid for pid in (int(f.read_text()) for f in files) if Path(f"/proc/{pid}").exists()]
-
     def close(self) -> None:
         """End all of it."""
-        for pid in self.qemus():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        os.kill(self._init, signal.SIGKILL)
+        self._unshare.wait()
         if self._daemon is not None:
-            self.kill()
-        self._holder.kill()
-        self._holder.wait()
+            self._daemon.wait()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _enter(self) -> list[str]:
-        return ["nsenter", f"--target={self._holder.pid}", "--mount", "--net", "--uts"]
+        return ["nsenter", f"--target={self._init}", "--mount", "--net", "--uts", "--pid"]
 
     def _mount(self) -> None:
         places = {"run": "/run", "lib": "/var/lib/libvirt", "cache": "/var/cache/libvirt", "log": "/var/log/libvirt"}
         for name, place in {**places, "etc": "/etc/libvirt"}.items():
             self.inside(["mount", "--bind", str(self.root / name), place])
+        # If QEMU's user may not open /dev/kvm, libvirt probes QEMU again at every single look-up (12 s per create).
+        kvm = self.root / "kvm"
+        self.inside(["mknod", "--mode=0666", str(kvm), "c", "10", "232"])
+        if Path("/dev/kvm").exists():
+            self.inside(["mount", "--bind", str(kvm), "/dev/kvm"])
         self.inside(["mount", "-t", "sysfs", "sysfs", "/sys"])  # the bridge is found through the namespace's own
 
     def _wait(self, ready: Callable[[], object], limit_s: float = 20) -> None:
@@ -100,3 +114,7 @@ class ScratchLibvirt:
             if time.monotonic() > end:
                 raise TimeoutError(f"not ready after {limit_s} s; see {self.root}/log")
             time.sleep(0.02)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
