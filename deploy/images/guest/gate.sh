@@ -8,11 +8,15 @@
 read_asks() {
     exec 6<>"$RUN/ask"
     while read -r word kind job task restart uid lane rest <&6; do
-        [ "$word" = ask ] && [ -z "$rest" ] || continue
-        case $kind in batch | step) ;; *) continue ;; esac
-        is_run "$job" "$task" "$restart" && is_number "$uid" && is_lane "$lane" || continue
+        if [ "$word" != ask ] || [ -n "$rest" ]; then continue; fi
+        is_question || continue
         echo "ask $kind $job $task $restart $uid $lane" >"$RUN/inbox"
     done
+}
+
+is_question() {
+    case $kind in batch | step) ;; *) return 1 ;; esac
+    is_run "$job" "$task" "$restart" && is_number "$uid" && is_lane "$lane"
 }
 
 is_lane() {
@@ -37,14 +41,30 @@ on_ask() {
         reply "$6" deny
         return 0
     fi
-    counter=$((counter + 1))
-    asks="$asks$counter $*
+    [ -n "$asks" ] || arm 1 repeat
+    if [ "$1" = batch ] || ! open_question "$2" "$4"; then
+        counter=$((counter + 1))
+        open=$counter
+        send "may-start $boot_id $counter $2 $3 $4 $5"
+    fi
+    asks="$asks$open $*
 "
-    send "may-start $boot_id $counter $2 $3 $4 $5"
 }
 
-repeat_asks() {
+# open_question JOB RESTART: the number of a step's question about this run in $open, which
+# another step of it then shares.
+open_question() {
+    while read -r open kind job _ restart _; do
+        [ "$kind $job $restart" = "step $1 $2" ] && return 0
+    done <<EOT
+$asks
+EOT
+    return 1
+}
+
+on_repeat() {
     [ -n "$asks" ] || return 0
+    arm 1 repeat
     while read -r n _ job task restart uid _; do
         [ -n "$n" ] && send "may-start $boot_id $n $job $task $restart $uid"
     done <<EOT
@@ -86,7 +106,7 @@ settle() {
 }
 
 make_marker() {
-    mkdir -p -m 0711 "$RUN/runs/$1"
+    [ -d "$RUN/runs/$1" ] || mkdir -m 0711 "$RUN/runs/$1"
     mkdir -m 0700 "$RUN/runs/$1/$3" 2>/dev/null && echo "$2" >"$RUN/runs/$1/$3/task"
 }
 

@@ -1,0 +1,121 @@
+"""The guest's scripts, run by a chosen shell against a pseudo-terminal in place of the virtio-serial port."""
+
+import os
+import pty
+import select
+import shutil
+import subprocess
+import termios
+import time
+import tty
+from pathlib import Path
+from types import TracebackType
+
+GUEST = Path(__file__).parents[3] / "deploy/images/guest"
+SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
+PATIENCE = 10.0
+NAME = "vm7"
+
+
+def shells() -> list[str]:
+    """The shells that are on this machine; the test suite needs both."""
+    return list(SHELLS)
+
+
+class Guest:
+    """An agent at work. `line` and `send` are the hostmaster's end of the channel."""
+
+    def __init__(self, directory: Path, shell: str) -> None:
+        self.shell = SHELLS[shell]
+        self.run = directory / "run"
+        self.etc = directory / "etc"
+        self.etc.mkdir()
+        (self.etc / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nmunge:x:100:101::/:/bin/false\n")
+        (self.etc / "group").write_text("root:x:0:\nmunge:x:101:\n")
+        (directory / "cmdline").write_text(f"console=ttyS0 wnod.name={NAME} quiet\n")
+        self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._scripts = directory / "lib"
+        self._copy_scripts()
+        self._master, slave = pty.openpty()
+        tty.setraw(slave, termios.TCSANOW)
+        self._buffer = b""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "WNOD_LIB": str(self._scripts),
+            "WNOD_RUN": str(self.run),
+            "WNOD_ETC": str(self.etc),
+            "WNOD_CMDLINE": str(directory / "cmdline"),
+            "WNOD_PORT": os.ttyname(slave),
+            "WNOD_MUNGE_USER": str(os.getuid()),
+            "WNOD_TEST": "1",
+        }
+        self.console = (directory / "console").open("w+")
+        self._slave = slave
+        self._agent = subprocess.Popen(
+            [*self.shell, str(self._scripts / "agent")],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self.console,
+            stderr=self.console,
+            start_new_session=True,
+        )
+
+    def _copy_scripts(self) -> None:
+        """Starter and epilog have the gate's place fixed in them, for good reason: the copies get another."""
+        shutil.copytree(GUEST, self._scripts)
+        for name in ("starter", "epilog"):
+            text = (GUEST / name).read_text()
+            assert "RUN=/run/wnod\n" in text
+            text = text.replace("RUN=/run/wnod\n", f"RUN={self.run}\n").replace("PATIENCE=20\n", "PATIENCE=2\n")
+            (self._scripts / name).write_text(text)
+
+    def __enter__(self) -> "Guest":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.killpg(self._agent.pid, 9)
+        self._agent.wait()
+        os.close(self._master)
+        os.close(self._slave)
+        self.console.close()
+
+    def send(self, *lines: str) -> None:
+        """Say these lines as the hostmaster."""
+        os.write(self._master, "".join(f"{line}\n" for line in lines).encode())
+
+    def line(self, word: str) -> str:
+        """The next line from the guest that starts with this word; others are skipped."""
+        deadline = time.monotonic() + PATIENCE
+        while (left := deadline - time.monotonic()) > 0:
+            while b"\n" in self._buffer:
+                line, _, self._buffer = self._buffer.partition(b"\n")
+                if line.split(b" ")[0] == word.encode():
+                    return line.decode()
+            if select.select([self._master], [], [], left)[0]:
+                self._buffer += os.read(self._master, 4096)
+        raise AssertionError(f"no line {word!r} from the guest in {PATIENCE} s; console:\n{self.said()}")
+
+    def said(self) -> str:
+        """What the agent has written to the console."""
+        return Path(self.console.name).read_text()
+
+    def settle(self) -> None:
+        """Return when the agent has dealt with everything that was sent before."""
+        self.send("host 127.0.0.9 settled", "welcome 1 1", "go")
+        self.line("ready")
+
+    def start(self, *words: str, extra: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+        """Run the starter with these words, as Slurm's plugin would."""
+        return subprocess.Popen(
+            [*self.shell, str(self._scripts / "starter"), *words],
+            env={"PATH": os.environ["PATH"], **(extra or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def epilog(self, **variables: str) -> int:
+        """Run the epilog as slurmd would; its exit status."""
+        argv = [*self.shell, str(self._scripts / "epilog")]
+        return subprocess.run(argv, env={"PATH": os.environ["PATH"], **variables}, timeout=PATIENCE, check=False).returncode

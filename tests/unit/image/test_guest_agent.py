@@ -1,0 +1,124 @@
+"""The agent under both shells a guest may have: what the hostmaster gives, and what it never can give."""
+
+import base64
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from tests.unit.image.guest import NAME, Guest, shells
+
+OWNER = os.getuid() or 1001
+
+
+@pytest.fixture(params=shells())
+def guest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guest]:
+    with Guest(tmp_path, request.param) as guest:
+        yield guest
+
+
+def account(line: str) -> str:
+    return "account " + quote(line, safe="")
+
+
+def test_says_hello_until_it_is_told_to_go_then_ready(guest: Guest) -> None:
+    hello = f"hello 1 {guest.boot_id} {NAME}"
+    assert guest.line("hello") == hello
+    assert guest.line("hello") == hello, "again after a second, because a port knows no connect"
+    guest.send("welcome 1 7", "set lrms none", "go")
+    assert guest.line("ready") == f"ready {guest.boot_id}"
+
+
+def test_says_ready_again_to_a_hostmaster_that_greets_it_again(guest: Guest) -> None:
+    guest.send("go")
+    guest.line("ready")
+    guest.send("welcome 1 7")
+    guest.line("ready")
+    guest.send("go")
+    guest.line("ready")
+
+
+def test_an_lrms_that_is_not_in_the_image_is_a_failure_with_its_stage(guest: Guest) -> None:
+    guest.send("set lrms htcondor", "go")
+    line = guest.line("failed")
+    assert line == f"failed {guest.boot_id} lrms this%20image%20has%20no%20LRMS%20named%20htcondor"
+    guest.send("welcome 1 8")
+    assert guest.line("failed") == line, "told again to a new hostmaster"
+
+
+def test_a_failed_start_may_be_tried_again_with_better_words(guest: Guest) -> None:
+    guest.send("set lrms htcondor", "go")
+    guest.line("failed")
+    guest.send("set lrms none", "go")
+    guest.line("ready")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "rubbish", "set", "set colour blue", "set cpus many", "set address %0a", "set dns %zz", "go now", "allow", "allow x", "allow 99",
+     "deny 1 a b c", "host 1.2.3.4 a/b", "mount nfs4 a:/b relative x", "mount nfs4 a:/b %2Fa%2F..%2Fetc x", "credential ../x 0400 QQ==",
+     "credential munge.key 0666 QQ==", "* ? [a-z]", "x" * 8000],
+)  # fmt: skip
+def test_lines_that_make_no_sense_change_nothing(guest: Guest, line: str) -> None:
+    guest.send(line)
+    guest.settle()
+    assert not [path for path in (guest.run / "credential").iterdir()]
+    assert (guest.etc / "hosts").read_text().count("\n") == 3
+
+
+def test_hosts_are_written_once_and_added_to_later(guest: Guest) -> None:
+    guest.send("host 10.0.0.1 ctl", "host 10.0.0.1 ctl")
+    guest.settle()
+    guest.send("host 10.0.0.2 nfs", "welcome 1 1")
+    guest.line("ready")
+    lines = (guest.etc / "hosts").read_text().splitlines()
+    assert lines == ["127.0.0.1 localhost", f"127.0.1.1 {NAME}", "10.0.0.1 ctl", "127.0.0.9 settled", "10.0.0.2 nfs"]
+
+
+def test_the_owners_account_is_added_once_and_may_use_the_gate(guest: Guest) -> None:
+    line = f"alice:x:{OWNER}:{OWNER}:Alice, of the lab:/home/alice:/bin/bash"
+    guest.send(account(line), account(line), "group " + quote(f"alice:x:{OWNER}:", safe=""))
+    guest.settle()
+    assert (guest.etc / "passwd").read_text().splitlines()[2:] == [line]
+    assert (guest.etc / "group").read_text().splitlines()[2:] == [f"alice:x:{OWNER}:"]
+    status = (guest.run / "ask").stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (OWNER, 0o600)
+    assert stat.S_IMODE((guest.run / "inbox").stat().st_mode) == 0o600
+    assert (guest.run / "inbox").stat().st_uid == os.getuid()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "alice:x:0:100::/home/alice:/bin/sh",
+        "alice:x:000:100::/home/alice:/bin/sh",
+        "alice:x:1001:0::/home/alice:/bin/sh",
+        "root:x:1001:1001::/home/alice:/bin/sh",
+        "munge:x:1001:1001::/home/alice:/bin/sh",
+        "alice:x:100:1001::/home/alice:/bin/sh",
+        "alice::1001:1001::/home/alice:/bin/sh",
+        "alice:x:1001:1001::/home/alice:/bin/sh\nevil:x:0:0::/:/bin/sh",
+        "alice:x:-1:1001::/home/alice:/bin/sh",
+        "alice:x:1001",
+        "../x:x:1001:1001::/home/alice:/bin/sh",
+        "",
+    ],
+)
+def test_no_account_can_be_root_or_one_of_the_systems(guest: Guest, line: str) -> None:
+    before = (guest.etc / "passwd").read_text()
+    guest.send(account(line))
+    guest.settle()
+    assert (guest.etc / "passwd").read_text() == before
+    assert (guest.run / "ask").stat().st_uid == os.getuid()
+
+
+def test_the_credential_is_readable_by_its_daemon_only(guest: Guest) -> None:
+    secret = bytes(range(256)) * 4
+    guest.send("credential munge.key 0400 " + base64.b64encode(secret).decode())
+    guest.settle()
+    key = guest.run / "credential/munge.key"
+    assert key.read_bytes() == secret
+    assert stat.S_IMODE(key.stat().st_mode) == 0o400
+    assert "AAECAw" not in guest.said()
