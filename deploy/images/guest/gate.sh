@@ -28,17 +28,17 @@ is_run() {
     [ "$2" = - ] || is_number "$2"
 }
 
-# reply LANE WORD: never blocks, also when the starter has gone (opening both ways).
-reply() { echo "$2" 1<>"$RUN/lane/$1"; }
+# reply LANE WORD JOB RESTART: never blocks, also when the starter has gone (opening both ways).
+reply() { echo "$2 $3 $4" 1<>"$RUN/lane/$1"; }
 
 # $asks holds one line "n kind job task restart uid lane" for each question without an answer.
 on_ask() {
     # A step of a started run goes on; a second batch start of the same run never does.
     if [ "$1" = step ] && [ -d "$RUN/runs/$2" ]; then
-        reply "$6" allow
+        reply "$6" allow "$2" "$4"
         return 0
     elif [ -d "$RUN/runs/$2/$4" ]; then
-        reply "$6" deny
+        reply "$6" deny "$2" "$4"
         return 0
     fi
     [ -n "$asks" ] || arm 1 repeat
@@ -96,12 +96,12 @@ EOT
 settle() {
     if [ "$1" = allow ] && make_marker "$3" "$4" "$5"; then
         say "start job $3 task $4 restart $5"
-        reply "$6" allow
+        reply "$6" allow "$3" "$5"
     elif [ "$1" = allow ] && [ "$2" = step ]; then
-        reply "$6" allow
+        reply "$6" allow "$3" "$5"
     else
         say "no start of job $3 task $4 restart $5"
-        reply "$6" deny
+        reply "$6" deny "$3" "$5"
     fi
 }
 

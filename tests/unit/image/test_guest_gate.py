@@ -68,6 +68,23 @@ def test_an_answer_that_comes_too_late_does_not_start_the_next_one(guest: Guest)
     assert late.wait(10) == 199, "the marker of the late answer stands: this run is not started here any more"
 
 
+def test_an_answer_for_another_run_in_the_same_lane_is_passed_over(guest: Guest) -> None:
+    first = guest.start(*BATCH, "true")
+    guest.line("may-start")
+    first.kill()
+    first.wait()
+    (guest.run / "claim/0").rmdir()
+    second = guest.start("batch", "42", "-", "0", str(OWNER), "--", "true")
+    guest.line("may-start")
+    while guest.line("may-start").split(" ")[3] != "42":
+        pass
+    guest.send("allow 1", "welcome 1 1")
+    guest.line("ready")
+    assert second.poll() is None, "it still waits for its own answer"
+    guest.send("deny 2 x")
+    assert second.wait(10) == 199
+
+
 def test_a_second_batch_start_of_the_same_run_is_refused_without_asking(guest: Guest) -> None:
     let_in(guest)
     again = guest.start(*BATCH, "true")
@@ -84,6 +101,19 @@ def test_a_step_of_a_started_run_goes_on_at_once(guest: Guest) -> None:
     step = guest.start(*STEP, "echo", "step")
     assert step.communicate(timeout=10)[0] == "step\n"
     assert time.monotonic() - begin < 1.5, "not the patience of a question"
+
+
+def test_an_answer_is_not_lost_however_quick_it_is(guest: Guest) -> None:
+    """The starter listens before it asks; an agent that answers first would speak to nobody."""
+    let_in(guest)
+    (guest.run / "runs/41").rename(guest.run / "runs/41.hidden")
+    for _ in range(10):
+        step = guest.start(*STEP, "true")
+        guest.send(f"allow {guest.line('may-start').split(' ')[2]}")
+        assert step.wait(10) == 0
+        (guest.run / "runs/41/0/task").unlink()
+        (guest.run / "runs/41/0").rmdir()
+        (guest.run / "runs/41").rmdir()
 
 
 def test_many_steps_without_a_batch_script_are_all_let_in_by_one_answer(guest: Guest) -> None:
