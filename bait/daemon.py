@@ -165,6 +165,7 @@ class BaitDaemon:
             "reason": f"closed by a human: {self.opening.human}" if self.opening.human else gate.reason,
             "lrms": "ok" if self.opening.up else "away",
             "jobs": [_row(lease) for lease in self.follower.leases.values()],
+            "past": [_row(lease) for lease in self.follower.past],
         }
 
     def explain(self, job: str) -> Mapping[str, Any] | None:

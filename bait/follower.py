@@ -5,6 +5,7 @@ by `bait.job.decide` over fresh facts, after a crash exactly as before it.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,6 +26,9 @@ from wnod.fresh import Fresh
 from wnod.journal import Journal
 
 KIND = "lease"
+PAST = "past"
+KEPT = 500
+"""How many leases that are over stay readable, for `wnod jobs --all` and for those who ask what ran where."""
 CACHED_S = 0.5
 """How old a view of a job at the bait may be: its starter holds it there, and no deed then touches the LRMS."""
 ABSENT_S = 1.0
@@ -77,6 +81,8 @@ class Follower:
     link: Link = field(init=False)
     leases: dict[LeaseId, Lease] = field(default_factory=dict)
     hooks: dict[LeaseId, Hook] = field(default_factory=dict)
+    past: deque[Lease] = field(default_factory=deque)
+    """The last leases that are over, oldest first."""
     _sights: dict[str, _Sight] = field(default_factory=dict)
     log: Logger = field(default_factory=lambda: Logger("bait.follower"))
 
@@ -88,6 +94,8 @@ class Follower:
         """Read the journal and see to every lease on it."""
         for lease in self.journal.load(KIND, Lease).values():
             self.leases[lease.lease] = lease
+        over = sorted(self.journal.load(PAST, Lease).values(), key=lambda lease: lease.since)
+        self.past.extend(over)
         self.kick_all()
 
     def kick(self, lease: LeaseId) -> None:
@@ -125,7 +133,12 @@ class Follower:
                 self.put(jobs.supersede(lease, newer, self.clock.seconds()))
 
     def _forget(self, lease: Lease) -> None:
-        self.journal.remove(KIND, lease.lease)
+        with self.journal.transaction():
+            self.journal.remove(KIND, lease.lease)
+            self.journal.put(PAST, lease.lease, lease)
+            self.past.append(lease)
+            while len(self.past) > KEPT:
+                self.journal.remove(PAST, self.past.popleft().lease)
         del self.leases[lease.lease]
         self.view.forget(lease.lease)
         self._answer(lease.lease, "hand-back", lease.text)

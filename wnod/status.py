@@ -30,7 +30,7 @@ class DaemonUnreachable(Exception):
 
 
 class StatusServer:
-    """Answers GET /status /vms /jobs /environments /explain?job=ID /metrics with what the daemon gives it."""
+    """Answers GET /status /vms /jobs /past /environments /explain?job=ID /metrics with what the daemon gives it."""
 
     def __init__(
         self,
@@ -85,8 +85,8 @@ def _pages(snapshot: Snapshot, explain: Explain, metrics: Metrics | None) -> dic
         answer = explain(arguments.get("job", ""))
         return _json({"error": "unknown job"}, 404) if answer is None else _json(answer)
 
-    pages: dict[str, Page] = {name: part(name) for name in ("vms", "jobs", "environments")}
-    pages["status"] = lambda arguments: _json(snapshot())
+    pages: dict[str, Page] = {name: part(name) for name in ("vms", "jobs", "past", "environments")}
+    pages["status"] = lambda arguments: _json({k: v for k, v in snapshot().items() if k != "past"})
     pages["explain"] = explanation
     if metrics is not None:
         pages["metrics"] = metrics_page(metrics)

@@ -12,12 +12,16 @@ from wnod.status import ask
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `wnod jobs`."""
     add_asking_arguments(parser)
+    parser.add_argument("--all", action="store_true", help="also the last jobs that are over")
 
 
 @question
 def run(args: argparse.Namespace) -> int:
     """Show the bait's jobs."""
-    jobs = ask(one_daemon(args.etc, "bait").socket, "/jobs") or []
+    socket = one_daemon(args.etc, "bait").socket
+    jobs = ask(socket, "/jobs") or []
+    if args.all:
+        jobs = [*(ask(socket, "/past") or []), *jobs]
     if args.json:
         print_json(jobs)
         return OK
