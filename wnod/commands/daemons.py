@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from wnod.ask import DaemonUnreachable, ask, socket_path
 from wnod.commands.text import complain
 from wnod.config import BaitConfig, ConfigMistakes, HostmasterConfig, load_bait, load_hostmaster
-from wnod.status import DaemonUnreachable, ask, socket_path
 
 ETC = "/etc/wnod"
 Role = Literal["hostmaster", "bait"]

@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wnod.ask import DaemonUnreachable, ask
 from wnod.commands import OK, UNREACHABLE
 from wnod.commands.daemons import REMEDY, add_asking_arguments, one_daemon, question
 from wnod.commands.text import complain, print_json, print_table, shape
 from wnod.config import load_catalogue, load_hostmaster
-from wnod.status import DaemonUnreachable, ask
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

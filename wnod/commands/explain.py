@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from wnod.ask import DaemonUnreachable, ask
 from wnod.commands import OK, PROBLEM, UNREACHABLE
 from wnod.commands.daemons import REMEDY, Local, add_asking_arguments, local_daemons, question
 from wnod.commands.text import complain, plain, print_json
-from wnod.status import DaemonUnreachable, ask
 
 _JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+\[\]-]{0,63}\Z")
 

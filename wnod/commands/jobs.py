@@ -3,10 +3,10 @@
 import argparse
 import time
 
+from wnod.ask import ask
 from wnod.commands import OK
 from wnod.commands.daemons import add_asking_arguments, one_daemon, question
 from wnod.commands.text import age, print_json, print_table
-from wnod.status import ask
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from wnod.ask import DaemonUnreachable
 from wnod.commands import OK, UNREACHABLE
 from wnod.commands.daemons import REMEDY, Local, add_asking_arguments, local_daemons, question, snapshot
 from wnod.commands.text import complain, mib, print_facts, print_json, tally
-from wnod.status import DaemonUnreachable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -70,7 +70,7 @@ def _of_hostmaster(config: HostmasterConfig) -> list[Check]:
         ("emulator", lambda: hypervisor.check_emulator(config.hypervisor)),
         ("accelerator", lambda: hypervisor.check_accelerator(config)),
         ("bridge", lambda: network.check_bridge(config.hypervisor.bridge)),
-        ("port", lambda: network.check_ports(config.runtime, (config.listen, config.metrics))),
+        ("port", lambda: network.check_ports("hostmaster", config.runtime, (config.listen, config.metrics))),
         ("certificate", lambda: certificates.check_tls("host", config.host, config.tls)),
         ("munge key", lambda: certificates.check_secret("munge key", config.lrms.munge_key)),
         ("journal", lambda: journals.check_journal(config.state, "hostmaster", config.host)),
@@ -81,8 +81,8 @@ def _of_bait(config: BaitConfig) -> list[Check]:
     return [
         ("slurm", lambda: slurm.check_commands(config.lrms)),
         ("slurm", lambda: slurm.check_settings(config.lrms)),
-        ("port", lambda: network.check_ports(config.runtime, (config.metrics,))),
-        ("hostmaster", lambda: network.check_reachable("hostmaster", config.hostmaster.address)),
+        ("port", lambda: network.check_ports("bait", config.runtime, (config.metrics,))),
+        ("hostmaster", lambda: network.check_reachable("to hostmaster", config.hostmaster.address)),
         ("certificate", lambda: certificates.check_tls("bait", config.bait, config.tls)),
         ("journal", lambda: journals.check_journal(config.state, "bait", config.bait)),
     ]

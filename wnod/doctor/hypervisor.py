@@ -7,9 +7,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from wnod.ask import DaemonUnreachable, ask, socket_path
 from wnod.config import HostmasterConfig, HypervisorConfig
 from wnod.doctor.finding import CommandFailed, Finding, Verdict, output_of
-from wnod.status import DaemonUnreachable, ask, socket_path
 
 _PROBE = """
 import json, sys, libvirt

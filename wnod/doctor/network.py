@@ -5,19 +5,19 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 
+from wnod.ask import DaemonUnreachable, ask, socket_path
 from wnod.config import split_address
 from wnod.doctor.finding import Finding, Verdict
-from wnod.status import DaemonUnreachable, ask, socket_path
 
 
-def check_ports(runtime: str, addresses: Sequence[str | None]) -> Iterator[Finding]:
+def check_ports(role: str, runtime: str, addresses: Sequence[str | None]) -> Iterator[Finding]:
     """The ports are free, or it is our running daemon that has them."""
     try:
         ask(socket_path(runtime), "/status")
-        yield Finding("daemon", Verdict.OK, f"answers on {socket_path(runtime)}")
+        yield Finding(role, Verdict.OK, f"answers on {socket_path(runtime)}")
         return
     except DaemonUnreachable as error:
-        yield Finding("daemon", Verdict.WARN, f"does not answer: {error}", "systemctl status wnod-hostmaster wnod-bait")
+        yield Finding(role, Verdict.WARN, f"does not answer: {error}", f"systemctl status wnod-{role}")
     for address in addresses:
         if address is not None:
             yield _port(address)

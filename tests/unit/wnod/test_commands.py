@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from wnod.ask import DaemonUnreachable, ask
 from wnod.cli import COMMANDS, main
-from wnod.status import DaemonUnreachable, ask, remove_socket
+from wnod.status import remove_socket
 
 HOSTMASTER = """\
 host: h1

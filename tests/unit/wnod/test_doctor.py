@@ -163,11 +163,11 @@ def test_slurm_commands(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_and_one_that_is_free(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         taken = f"127.0.0.1:{listening.getsockname()[1]}"
-        daemon, port = network.check_ports(str(tmp_path), (taken, None))
+        daemon, port = network.check_ports("bait", str(tmp_path), (taken, None))
         assert (daemon.verdict, port.verdict) == (WARN, BAD)
         assert "ss -ltnp" in port.remedy
         assert only(network.check_reachable("hostmaster", taken)).verdict is OK
-    daemon, port = network.check_ports(str(tmp_path), (taken,))
+    daemon, port = network.check_ports("bait", str(tmp_path), (taken,))
     assert port.verdict is OK
     assert only(network.check_reachable("hostmaster", taken)).verdict is BAD
 
