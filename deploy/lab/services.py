@@ -6,7 +6,6 @@ import dataclasses
 
 from deploy.lab.layout import Layout, Node
 
-
 GANESHA = ("ganesha.nfsd", "-F", "-f", "/etc/ganesha/ganesha.conf")
 
 

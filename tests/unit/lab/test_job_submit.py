@@ -1,0 +1,96 @@
+"""job_submit.lua run by a Lua interpreter with a stand-in for Slurm's own module."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from deploy.lab.slurmconf import FRAGMENT
+
+LUA = shutil.which("lua5.1") or shutil.which("lua5.3") or shutil.which("lua")
+DRIVER = """
+said = ""
+slurm = { SUCCESS = 0, ERROR = -1, log_user = function(text) said = text end }
+dofile(arg[1])
+wnod_slurm_uid = 64030
+"""
+PARTITIONS = "{ batch = { flag_default = 1 }, vwn = { flag_default = 0 }, plain = { flag_default = 0 } }"
+
+pytestmark = pytest.mark.skipif(LUA is None, reason="no Lua interpreter (apt-get install lua5.3)")
+
+
+def lua(program: str) -> list[str]:
+    """Runs `program` after job_submit.lua; returns the lines it printed."""
+    assert LUA is not None
+    script = f"{DRIVER}\n{program}"
+    argv = [LUA, "-e", f"arg = {{ {json.dumps(str(FRAGMENT / 'job_submit.lua'))} }}\n{script}"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def submit(desc: str, uid: int = 7701) -> list[str]:
+    return lua(f"print(slurm_job_submit({desc}, {PARTITIONS}, {uid})) print(said)")
+
+
+def modify(desc: str, job: str, uid: int = 7701) -> str:
+    return lua(f"print(slurm_job_modify({desc}, {job}, {PARTITIONS}, {uid}))")[0]
+
+
+@pytest.mark.parametrize(
+    "desc",
+    [
+        '{ script = "#!/bin/sh" }',
+        '{ script = "#!/bin/sh", min_nodes = 1 }',
+        '{ script = "#!/bin/sh", min_nodes = 0xfffffffe }',
+        '{ partition = "plain", min_nodes = 4 }',
+    ],
+)
+def test_accepts(desc: str) -> None:
+    assert submit(desc)[0] == "0"
+
+
+@pytest.mark.parametrize(
+    ("desc", "remedy"),
+    [
+        ('{ script = "x", partition = "vwn" }', "name an environment with -C"),
+        ('{ script = "x", partition = "batch,vwn" }', "name an environment with -C"),
+        ('{ partition = "batch" }', "use sbatch"),
+        ("{}", "use sbatch"),
+        ('{ script = "x", min_nodes = 2 }', "-N 1"),
+    ],
+)
+def test_refuses_with_a_remedy(desc: str, remedy: str) -> None:
+    code, said = submit(desc)
+    assert code == "-1"
+    assert remedy in said
+
+
+@pytest.mark.parametrize("uid", [0, 64030])
+def test_the_bait_may_use_the_vm_partition(uid: int) -> None:
+    assert submit('{ script = "x", partition = "vwn" }', uid)[0] == "0"
+    assert modify('{ partition = "vwn" }', '{ partition = "batch" }', uid) == "0"
+
+
+def test_login_environment_waits_for_the_vm() -> None:
+    environment = '{ SLURM_GET_USER_ENV = "1", HOME = "/home/alice" }'
+    printed = lua(
+        f'd = {{ script = "x", environment = {environment} }} slurm_job_submit(d, {PARTITIONS}, 7701)'
+        "print(d.environment.SLURM_GET_USER_ENV, d.environment.WNOD_GET_USER_ENV, d.environment.HOME)"
+    )
+    assert printed[0].split() == ["0", "1", "/home/alice"]
+
+
+@pytest.mark.parametrize("change", ['partition = "batch"', 'req_nodes = ""', 'features = "x"', 'exc_nodes = "vm1"'])
+def test_a_bound_job_keeps_its_place(change: str) -> None:
+    assert modify(f"{{ {change} }}", '{ partition = "vwn" }') == "-1"
+
+
+@pytest.mark.parametrize("change", ['comment = "mine"', "time_limit = 5", "priority = 0"])
+def test_a_bound_job_may_change_otherwise(change: str) -> None:
+    assert modify(f"{{ {change} }}", '{ partition = "vwn" }') == "0"
+
+
+def test_an_unbound_job_may_change_its_features() -> None:
+    assert modify('{ features = "debian12-sci" }', '{ partition = "batch" }') == "0"
