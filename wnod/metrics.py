@@ -115,7 +115,10 @@ class Metrics:
 
 def _make(spec: Spec, registry: CollectorRegistry) -> Gauge | Counter | Histogram:
     if spec.kind == "gauge":
-        return Gauge(spec.name, spec.text, spec.labels, registry=registry)
+        gauge = Gauge(spec.name, spec.text, spec.labels, registry=registry)
+        if not spec.labels:
+            gauge.set(float("nan"))  # not known yet is not 0: nobody shall be woken for it
+        return gauge
     if spec.kind == "counter":
         return Counter(spec.name, spec.text, spec.labels, registry=registry)
     return Histogram(spec.name, spec.text, spec.labels, registry=registry, buckets=spec.buckets)

@@ -1,5 +1,6 @@
 """The numbers: one table, conventional names, and a page that Prometheus can read."""
 
+import math
 import re
 
 import pytest
@@ -70,7 +71,12 @@ def test_time_never_counts_negative() -> None:
 def test_two_daemons_in_one_process_do_not_mix() -> None:
     one, two = Metrics("bait", "b1"), Metrics("bait", "b2")
     one.set("wnod_bait_open", 1)
-    assert samples(two)["wnod_bait_open", ()] == 0
+    assert samples(one)["wnod_bait_open", ()] == 1
+    assert samples(two)["wnod_bait_open", ()] != 1
+
+
+def test_what_is_not_known_yet_is_neither_0_nor_1() -> None:
+    assert math.isnan(samples(Metrics("bait", "b1"))["wnod_bait_lrms_up", ()])
 
 
 def test_a_wrong_name_is_a_bug_and_shows_at_once() -> None:
@@ -107,7 +113,7 @@ class EndpointTests(SynchronousTestCase):
         answer = self.get(b"/metrics")
         assert b"200 OK" in answer
         assert b"text/plain; version=" in answer.lower()
-        assert b"wnod_bait_open 0.0" in answer
+        assert b"wnod_bait_open NaN" in answer
 
     def test_ipv6(self) -> None:
         assert b"200 OK" in self.get(b"/metrics", address="[::1]:9611")
