@@ -20,8 +20,10 @@ import yaml
 
 from deploy.lab.lab import Lab
 from deploy.lab.layout import PROJECT, Node
+from deploy.lab.namespaces import wait_for
 from protocol.tls import Identity, Role
 from wnod import pki
+from wnod.ask import DaemonUnreachable, ask
 
 DAEMONS = ("hostmaster", "bait")
 USERS = {"hostmaster": None, "bait": "slurm"}
@@ -70,6 +72,23 @@ class Site:
         """The answer of a `wnod ... --json` command on a host."""
         done = self.lab.run(host, [self.python, "-m", "wnod", *words, "--json"], env={"PYTHONPATH": str(PROJECT)})
         return json.loads(done.stdout) if done.stdout.strip() else {"error": done.stderr}
+
+    def daemon_status(self, host: str, daemon: str) -> dict[str, Any]:
+        """What one daemon says of itself; empty while it does not answer."""
+        socket = f"/proc/{self.lab.pid_on_machine(host)}/root/run/wnod/{daemon}/status.sock"
+        try:
+            answer: dict[str, Any] = ask(socket, "/status")
+        except DaemonUnreachable:
+            return {}
+        return answer
+
+    def wait_open(self, seconds: float = 90) -> None:
+        """Return when every bait attracts jobs: libvirt answers, images are verified, an accelerator is proven."""
+
+        def is_open() -> bool:
+            return all(self.daemon_status(host, "bait").get("open") for host in self.lab.hosts)
+
+        wait_for(is_open, seconds, "not every bait is open; see the hosts' hostmaster.log and bait.log", pause=0.2)
 
     # --- files -------------------------------------------------------------------------------------------
 
