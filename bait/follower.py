@@ -230,14 +230,18 @@ class Follower:
         except LrmsRefused as error:
             # The world is not as it was seen: look again.
             self.log.warn("{run}: {deed} refused: {error}", run=str(lease.run), deed=deed.value, error=error)
+            self._note(lease, jobs.refused(lease, deed, self.clock.seconds()))
             return self.times.poll_s / 2
         except LrmsUnavailable as error:
             self.log.warn("{run}: {deed}: no answer: {error}", run=str(lease.run), deed=deed.value, error=error)
             return self.times.poll_s
-        current = self.leases.get(lease.lease)
-        if current is not None and current == lease:
-            self.put(jobs.done(lease, deed, self.clock.seconds()))
+        self._note(lease, jobs.done(lease, deed, self.clock.seconds()))
         return Now.AGAIN if deed not in _SAID else Now.REST
+
+    def _note(self, lease: Lease, after: Lease) -> None:
+        """Put what a deed led to, unless the record has changed meanwhile."""
+        if self.leases.get(lease.lease) == lease:
+            self.put(after)
 
     async def _perform(self, lease: Lease, deed: Deed, facts: Facts) -> None:
         job = facts.job
@@ -253,6 +257,7 @@ class Follower:
                 self._forget(lease)
             case Deed.MAKE_REQUEUEABLE:
                 await self.lrms.make_requeueable(lease.run)
+                self._sights.pop(lease.run.key, None)  # what was seen before is out of date
             case Deed.TELL:
                 await self.lrms.tell(lease.target, f"the VM {lease.vm} is being made for this job")
             case Deed.SEND:

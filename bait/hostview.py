@@ -36,6 +36,8 @@ class HostView:
     denied: dict[LeaseId, Denial] = field(default_factory=dict)
     lost: dict[LeaseId, str] = field(default_factory=dict)
     asking: dict[LeaseId, RequestId] = field(default_factory=dict)
+    released: set[LeaseId] = field(default_factory=set)
+    """Leases whose VM, if they ever had one, the host has confirmed gone."""
 
     def connected(self, resumed: bool) -> None:
         """A conversation begins; unless it goes on where it was, nothing of the old one counts."""
@@ -43,6 +45,7 @@ class HostView:
         if not resumed:
             self.complete = False
             self.asking.clear()
+            self.vms.clear()
 
     def disconnected(self) -> None:
         """What was known is now only what was last known."""
@@ -50,12 +53,13 @@ class HostView:
 
     def knows(self, lease: LeaseId) -> bool:
         """True if the host's word about this lease (also: no VM) is of this conversation."""
-        return self.linked and (self.complete or lease in self.vms)
+        return self.linked and (self.complete or lease in self.vms or lease in self.released)
 
     def forget(self, lease: LeaseId) -> None:
         """The lease is over."""
         for memory in (self.vms, self.denied, self.lost, self.asking):
             memory.pop(lease, None)
+        self.released.discard(lease)
 
     def heard(self, message: SrvMsg, expected: Run | None) -> frozenset[LeaseId]:
         """Take in one message; the leases it is about. `expected`: the run a new VM is for, known to the caller."""
@@ -123,6 +127,8 @@ class HostView:
             case Released():
                 self._answered(message.id, lease)
                 self.vms.pop(lease, None)
+                self.lost.pop(lease, None)
+                self.released.add(lease)
 
     def _granted(self, message: Granted, expected: Run | None) -> None:
         if message.lease in self.vms or expected is None:

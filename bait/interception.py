@@ -76,6 +76,9 @@ class Interception:
         capacity = self.follower.view.capacity
         if capacity is None:
             return Answer("hand-back", "wnod: the hostmaster of this host does not answer")
+        known = self.follower.of_run(run)
+        if known is not None:  # another starter of this run was faster
+            return known
         offers = {offer.environment: offer for offer in capacity.offers}
         lease = self._record(run, job, match.match(job, self.rules, offers))
         self.follower.put(lease)

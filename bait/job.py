@@ -131,6 +131,9 @@ def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     trouble = _vm_trouble(lease, facts, times)
     if trouble:
         return Step(_return(lease, facts, trouble))
+    if facts.vm is not None and facts.vm.phase is VmPhase.STARTED:
+        # A host that lost its journal takes up its VMs as started (reconcile.adoptable): nothing may start in it.
+        return Step(_return(lease, facts, f"the host no longer knows whether {lease.vm} was used"))
     if facts.vm is not None and facts.vm.phase in (VmPhase.READY, VmPhase.BOUND) and facts.vm.bound:
         return _ready(lease, facts, times)
     return Step(lease, Deed.TELL if not lease.told else None, times.poll_s)
@@ -139,6 +142,8 @@ def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
 def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
     if "ready" not in lease.stages:
         return Step(replace(lease, stages={**lease.stages, "ready": facts.now}))
+    if lease.refused_at is not None and facts.now > lease.refused_at + times.refused_s:
+        return Step(_return(lease, facts, "the job could not be sent to its VM: is it held?"))
     if facts.node_ready:
         return Step(lease, Deed.SEND)
     if facts.now > lease.stages["ready"] + times.register_s:
@@ -161,7 +166,7 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(_return(lease, facts, f"the run ended before it started in {lease.vm}"))
     if job.run != lease.target:
         return Step(_end(lease, facts, "somebody else moved the job"))
-    if facts.vm is not None and facts.vm.phase is VmPhase.STARTED and facts.vm.bound:
+    if _has_started(facts):
         return Step(_enter(lease, Phase.STARTED, facts.now, "running"))
     if job.state is JobState.PENDING and lease.vm not in job.required_nodes:
         return Step(_taken_away(lease, facts))
@@ -173,6 +178,12 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     return Step(lease, wake_s=min(times.poll_s, 3 * times.soon_s))
 
 
+def _has_started(facts: Facts) -> bool:
+    """True if the gate let the run start. A VM that the host adopted shows no boot id: there nobody knows."""
+    vm = facts.vm
+    return vm is not None and vm.phase is VmPhase.STARTED and vm.bound and vm.boot_id is not None
+
+
 def _taken_away(lease: Lease, facts: Facts) -> Lease:
     return _return(lease, facts, "the job was released or changed by somebody else")
 
@@ -182,7 +193,7 @@ def _taken_away(lease: Lease, facts: Facts) -> Lease:
 
 def _started(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.run.restart > lease.target.restart:
-        if job.held and not facts.lost:
+        if job.held and not facts.lost and job.run == lease.target.next():
             return Step(_enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
         return Step(_return(lease, facts, f"the run in {lease.vm} was requeued"))
     if (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:
@@ -208,12 +219,17 @@ def _returning(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(lease, Deed.SAY_BACK if facts.hook else None, times.soon_s)
     if job.state is JobState.LEAVING:
         return Step(lease, wake_s=times.soon_s)
-    if job.state is JobState.PENDING:
+    if job.state is JobState.PENDING and _still_ours(lease, job):
         return Step(lease, Deed.GIVE_BACK)
-    if job.run.restart == lease.run.restart or job.node == lease.vm:
+    if job.state is JobState.RUNNING and (job.run.restart == lease.run.restart or job.node == lease.vm):
         # Still the same run, not seen to have left yet; or on its way in the VM it was sent to.
         return Step(lease, wake_s=times.poll_s)
     return Step(_end(lease, facts, "the job went on elsewhere"))
+
+
+def _still_ours(lease: Lease, job: JobView) -> bool:
+    """False if the job has come to another bait since: what that one did to it is not for this lease to undo."""
+    return job.run.restart <= lease.target.restart or lease.vm in job.required_nodes or lease.lease in job.note
 
 
 def _refusing(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
@@ -238,8 +254,9 @@ def _ended(lease: Lease, facts: Facts, times: Times) -> Step:
         return Step(lease, Deed.REMOVE_NODE)
     if facts.asking:
         return Step(lease, wake_s=times.poll_s)
-    if facts.host_known and facts.vm is None:
+    if facts.host_known and facts.vm is None and not facts.lost:
         return Step(lease, Deed.FORGET)
+    # Also if the VM was lost: the host keeps its slot until it is told that nobody needs the name any more.
     return Step(lease, Deed.RELEASE_VM if facts.linked else None, times.poll_s)
 
 
@@ -255,6 +272,11 @@ def done(lease: Lease, deed: Deed, now: float) -> Lease:
         case Deed.FAIL_NODE:
             return replace(lease, failed_node=True)
     return lease
+
+
+def refused(lease: Lease, deed: Deed, now: float) -> Lease:
+    """The record after the LRMS has refused a deed."""
+    return replace(lease, refused_at=now) if deed is Deed.SEND and lease.refused_at is None else lease
 
 
 def superseded(lease: Lease, newer: Run) -> bool:

@@ -47,6 +47,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How long a job that is given back waits in the queue."""
     told: bool = False
     failed_node: bool = False
+    refused_at: float | None = None
+    """When the LRMS first refused to have the job sent to its VM."""
     stages: dict[str, float] = {}
     """Stage name to the time it was reached."""
 
@@ -120,6 +122,8 @@ class Times:
     """How long a ready VM may take to become a node of the LRMS."""
     silence_s: float = 120.0
     """How long a parked job waits for a host that does not answer."""
+    refused_s: float = 10.0
+    """How long sending a job is tried that the LRMS refuses to have sent: its user may hold it."""
     soon_s: float = 0.1
     poll_s: float = 1.0
 

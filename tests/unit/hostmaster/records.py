@@ -1,4 +1,4 @@
-"""Records for the tests of the hostmaster's deciding parts: one ordinary VM and one ordinary host, and changes to them."""
+"""Records for the tests of the hostmaster's deciding parts: one ordinary VM, one ordinary host, and changes to them."""
 
 from typing import Any
 
