@@ -115,22 +115,30 @@ class Slurm:
             return  # best effort: the job moved on, and with it the reason to tell
 
     async def close_node(self, node: str, reason: str) -> None:
-        """A node that is down takes no jobs: its reason, perhaps a human's, stays."""
+        """A node that is down for a reason takes no jobs: the reason, perhaps a human's, stays."""
         view = await self._node(node)
-        ours = view.state is NodeState.CLOSED_BY_US and view.reason == commands.our_reason(reason)
-        if not ours and view.state not in {NodeState.CLOSED_BY_OTHERS, NodeState.DOWN}:
+        done = view.state is NodeState.CLOSED_BY_US and view.reason == commands.our_reason(reason)
+        down_for_a_reason = view.state is NodeState.DOWN and bool(view.reason)
+        if not (done or down_for_a_reason or view.state is NodeState.CLOSED_BY_OTHERS):
             await self._act(commands.drain(node, reason))
 
     async def open_node(self, node: str) -> None:
         if (await self._node(node)).state is NodeState.CLOSED_BY_US:
             await self._act(commands.undrain(node))
 
+    async def fail_node(self, node: str, reason: str) -> None:
+        """State=DOWN; LrmsRefused for a node that the site configured."""
+        await self._act_on_vm(node, commands.down(node, reason))
+
     async def remove_node(self, node: str) -> None:
         """LrmsRefused while a job is on it, and for a node that the site configured (Slurm would delete that too)."""
-        argv = commands.delete_node(node)
+        await self._act_on_vm(node, commands.delete_node(node))
+
+    async def _act_on_vm(self, node: str, argv: commands.Argv) -> None:
+        """For nodes that may be gone already, which is as good as done."""
         view = (await self.nodes()).get(node)
         if view is not None and not parse.is_dynamic(view):
-            raise LrmsRefused(f"node {node} is in slurm.conf, not a VM that registered itself: not deleted")
+            raise LrmsRefused(f"node {node} is in slurm.conf, not a VM that registered itself: left alone")
         output = await self._runner.run(argv)
         if output.code and not commands.no_such_node(output.err):
             raise commands.failure(argv, output.err)

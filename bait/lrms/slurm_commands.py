@@ -76,6 +76,11 @@ def drain(node: str, reason: str) -> Argv:
     return ("scontrol", "update", f"NodeName={checked_node(node)}", "State=DRAIN", f"Reason={our_reason(reason)}")
 
 
+def down(node: str, reason: str) -> Argv:
+    """Slurm sees to the node's jobs at once: requeued, or NODE_FAIL for those that may not be."""
+    return ("scontrol", "update", f"NodeName={checked_node(node)}", "State=DOWN", f"Reason={our_reason(reason)}")
+
+
 def undrain(node: str) -> Argv:
     return ("scontrol", "update", f"NodeName={checked_node(node)}", "State=UNDRAIN")
 

@@ -38,8 +38,8 @@ PARKED_WORDS = frozenset({"SPECIAL_EXIT", "REQUEUE_HOLD"})
 """The states in which Slurm, not the user, put the hold on: the ones we may release."""
 
 _DOWN = frozenset(
-    {"down", "error", "unknown", "future", "invalid", "fail", "not_responding", "powered_down", "powering_down",
-     "power_down", "reboot_issued", "reboot_requested", "invalid_reg"}
+    {"down", "error", "unknown", "future", "invalid", "fail", "powered_down", "powering_down", "power_down",
+     "reboot_issued", "reboot_requested", "invalid_reg"}
 )  # fmt: skip
 _DRAIN = frozenset({"drain", "drained", "draining"})
 _BUSY = frozenset({"allocated", "mixed", "completing"})
@@ -196,4 +196,6 @@ def _node_state(words: frozenset[str], reason: str) -> NodeState:
         return NodeState.DOWN
     if drained:
         return NodeState.CLOSED_BY_US
+    if "not_responding" in words:  # also for up to a second after each open, until slurmctld has asked the node
+        return NodeState.DOWN
     return NodeState.BUSY if words & _BUSY else NodeState.READY

@@ -277,11 +277,13 @@ class FakeLrms:
             self.all_nodes[node].closed = None
         self._reply()
 
+    async def fail_node(self, node: str, reason: str) -> None:
+        if await self._vm(node) is not None:
+            self.node_fails(node)
+        self._reply()
+
     async def remove_node(self, node: str) -> None:
-        await self._pass()
-        found = self.all_nodes.get(node)
-        if found is not None and not found.dynamic:
-            raise LrmsRefused(f"{node} is no VM's node")
+        found = await self._vm(node)
         if found is not None and self._jobs_on(node):
             raise LrmsRefused(f"{node} is busy")
         self.all_nodes.pop(node, None)
@@ -320,6 +322,13 @@ class FakeLrms:
         if name not in nodes:
             raise LrmsRefused(f"no node {name}")
         return nodes[name]
+
+    async def _vm(self, name: str) -> FakeNode | None:
+        await self._pass()
+        found = self.all_nodes.get(name)
+        if found is not None and not found.dynamic:
+            raise LrmsRefused(f"{name} is no VM's node")
+        return found
 
     def _node_view(self, node: FakeNode) -> NodeView:
         word = ("idle" if node.up else "down") + ("+drain" if node.closed is not None else "")

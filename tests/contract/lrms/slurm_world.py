@@ -1,4 +1,7 @@
-"""Real Slurm: slurmctld and a bait in a lab of their own; the "VM" is a second slurmd that registers itself.
+"""Real Slurm: slurmctld and a bait in a lab of their own; the "VM" is a slurmd that registers itself.
+
+It runs on the lab's second host, in place of that host's bait: Slurm has one port for all nodes, so one address is
+one node.
 
 The starter and the users' scripts wait for a file that says how they end, so that the test decides.
 """
@@ -20,7 +23,7 @@ from deploy.lab.namespaces import enter_argv, wait_for
 from tests.contract.lrms.worlds import BAIT, FEATURES, VM
 
 _USER = "alice"
-_VM_PORT = 6918
+_VM_HOST = "h2"
 _STARTER = """#!/bin/sh
 key=$2; [ "$3" = - ] || key=$2_$3
 until [ -e {files}/$key.$4 ]; do sleep 0.05; done
@@ -37,13 +40,16 @@ class SlurmSite:
     """The lab, up once for all tests."""
 
     def __init__(self) -> None:
-        self.lab = Lab(Layout(Path("/var/lib/wnod-lab-lrms"), Path("/run/wnod-lab-lrms"), hosts=1))
+        self.lab = Lab(Layout(Path("/var/lib/wnod-lab-lrms"), Path("/run/wnod-lab-lrms"), hosts=2))
         self.files = Path(tempfile.mkdtemp(prefix="wnod-lrms-"))
         self.commands = self.files / "bin"
 
     def up(self) -> None:
         self.files.chmod(0o755)
         self.lab.up()
+        self.lab.kill(_VM_HOST, "slurmd")
+        words = [f"NodeName={self.lab.layout.node(_VM_HOST).bait}", "State=DOWN", "Reason=stands in for a VM"]
+        self.lab.run("head", ["scontrol", "update", *words], check=True)
         starter = self._program(self.files / "starter", _STARTER.format(files=self.files))
         self.lab.install_starter(starter)
         self._program(self.files / "script", _SCRIPT.format(files=self.files))
@@ -78,16 +84,11 @@ class SlurmWorld:
     async def close(self) -> None:
         self.back()
         self._run("scancel", "-u", _USER)
-        for node in (BAIT, VM):
-            self._lab.run("head", ["scontrol", "update", f"NodeName={node}", "State=UNDRAIN"])
-        for _ in range(100):
-            if (
-                not self._run("squeue", "-h", "-a", "-t", "all", "-o", "%T")
-                .replace("CANCELLED", "")
-                .replace("COMPLETED", "")
-                .replace("FAILED", "")
-                .strip()
-            ):
+        if "drain" in self._run("sinfo", "-h", "-a", "-n", BAIT, "-O", "StateComplete:0"):
+            self.undrain(BAIT)
+        for _ in range(150):
+            unfinished = "pending,running,completing,suspended,configuring"
+            if not self._run("squeue", "-h", "-a", "-t", unfinished):
                 break
             await self.later(0.1)
         if self._vm_runs:
@@ -122,19 +123,19 @@ class SlurmWorld:
     def start_vm(self) -> None:
         configuration = self._vm_configuration()
         shape = f"CPUs=2 RealMemory=2000 TmpDisk=500 Feature={','.join(FEATURES)}"
-        self._lab.spawn("h1", VM, ["slurmd", "-D", "-Z", "-N", VM, "-f", str(configuration), "--conf", shape])
+        self._lab.spawn(_VM_HOST, VM, ["slurmd", "-D", "-Z", "-N", VM, "-f", str(configuration), "--conf", shape])
         self._vm_runs = True
         wait_for(lambda: "idle" in self._run("sinfo", "-h", "-a", "-n", VM, "-o", "%T"), 20, f"{VM} did not register")
 
     def _vm_configuration(self) -> Path:
-        """The bait's, with a port and directories of its own and no hook."""
-        text = (self._lab.layout.private("h1", "etc") / "slurm" / "slurm.conf").read_text()
-        dropped = ("SlurmdSpoolDir=", "SlurmdPidFile=", "Epilog=", "Prolog=", "SlurmdPort=", "PlugStackConfig=")
+        """The host's, without the hook and with a spool directory of its own."""
+        slurm_directory = self._lab.layout.private(_VM_HOST, "etc") / "slurm"
+        shutil.copy(slurm_directory / "cgroup.conf", self._site.files)  # slurmd looks beside its slurm.conf
+        text = (slurm_directory / "slurm.conf").read_text()
+        dropped = ("SlurmdSpoolDir=", "Epilog=", "Prolog=", "PlugStackConfig=")
         lines = [line for line in text.splitlines() if not line.startswith(dropped)]
         own = [
             f"SlurmdSpoolDir={self._site.files}/spool",
-            f"SlurmdPidFile={self._site.files}/slurmd.pid",
-            f"SlurmdPort={_VM_PORT}",
             f"PlugStackConfig={self._site.files}/plugstack.conf",
         ]
         (self._site.files / "plugstack.conf").touch()
@@ -144,7 +145,7 @@ class SlurmWorld:
         return path
 
     def stop_vm(self) -> None:
-        self._lab.kill("h1", VM, signal.SIGKILL)
+        self._lab.kill(_VM_HOST, VM, signal.SIGKILL)
         self._vm_runs = False
 
     def cancel(self, job: str) -> None:
@@ -161,6 +162,8 @@ class SlurmWorld:
 
     def undrain(self, node: str) -> None:
         self._run("scontrol", "update", f"NodeName={node}", "State=UNDRAIN")
+        answers = lambda: "not_resp" not in self._run("sinfo", "-h", "-n", node, "-O", "StateComplete:0")  # noqa: E731
+        wait_for(answers, 20, f"{node} did not come back")
 
     def told(self, job: str) -> str:
         return self._run("scontrol", "show", "job", job, user=_USER)
@@ -173,7 +176,7 @@ class SlurmWorld:
 
     async def later(self, seconds: float) -> None:
         waiting: Deferred[None] = Deferred()
-        reactor.callLater(seconds, waiting.callback, None)  # type: ignore[attr-defined]
+        reactor.callLater(seconds, waiting.callback, None)
         await waiting
 
     def _run(self, *argv: str, user: str | None = None) -> str:

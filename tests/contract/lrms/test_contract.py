@@ -267,6 +267,26 @@ async def test_a_node_with_a_job_and_a_bait_are_not_removed(world: World) -> Non
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("requeue", [True, False])
+async def test_a_dead_vms_job_is_seen_to_at_once(world: World, requeue: bool) -> None:
+    world.start_vm()
+    run = await parked(world)
+    await world.lrms.send(run, VM, SHAPE, Home("batch", requeue), NOTE)
+    await seen(world, run.job, state=JobState.RUNNING)
+    world.stop_vm()
+    for _ in range(2):
+        await world.lrms.fail_node(VM, "its VM is gone")
+    view = await seen(world, run.job, state=JobState.PENDING if requeue else JobState.ENDED)
+    assert view.run == (run.next() if requeue else run)
+    if not requeue:
+        assert view.word == "NODE_FAIL"
+    await world.lrms.remove_node(VM)
+    await world.lrms.fail_node(VM, "long gone")
+    with pytest.raises(LrmsRefused):
+        await world.lrms.fail_node(BAIT, "not ours to kill")
+
+
+@pytest_twisted.ensureDeferred
 async def test_no_answer_is_not_an_answer(world: World) -> None:
     run = await parked(world)
     world.away()
@@ -301,13 +321,3 @@ async def test_slurm_users_texts_are_only_texts(slurm_world: SlurmWorld) -> None
     await slurm_world.lrms.refuse(run, HOME, EVIL)
     assert "Features=(null)" in slurm_world.told(run.job)
     assert (await slurm_world.lrms.jobs([run.job]))[run.job].held
-
-
-@pytest.mark.real
-@pytest_twisted.ensureDeferred
-async def test_slurm_a_job_with_a_disk_wish_fits_a_vm_that_tells_its_disk(slurm_world: SlurmWorld) -> None:
-    slurm_world.start_vm()
-    run = await parked(slurm_world, disk_mib=400)
-    assert (await slurm_world.lrms.jobs([run.job]))[run.job].disk_mib == 400
-    await slurm_world.lrms.send(run, VM, SHAPE, HOME, NOTE)
-    assert (await seen(slurm_world, run.job, state=JobState.RUNNING)).node == VM

@@ -204,7 +204,9 @@ class SlurmTests(SynchronousTestCase):
         self.done(lambda: self.slurm.close_node("bait", "no room"))
         assert self.commands.acts() == [("update", "NodeName=bait", "State=DRAIN", "Reason=wnod: no room")]
         self.done(lambda: self.slurm.close_node("bait", "host is away"))
-        assert len(self.commands.acts()) == 2
+        self.commands.nodes = node("bait", "idle+not_responding")  # as for a second after each open
+        self.done(lambda: self.slurm.close_node("bait", "host is away"))
+        assert len(self.commands.acts()) == 3
 
     def test_a_humans_close_is_left_alone_both_ways(self) -> None:
         for state, reason in (("idle+drain", "disk broken"), ("down", "Not responding")):

@@ -189,6 +189,8 @@ def test_the_columns_end_in_the_mark_and_are_not_cut() -> None:
         ("down+drain", "wnod: no room", NodeState.DOWN),
         ("down", "Not responding", NodeState.DOWN),
         ("idle+not_responding", "none", NodeState.DOWN),
+        ("idle+drain+not_responding", "wnod: no room", NodeState.CLOSED_BY_US),
+        ("idle+drain+not_responding", "disk broken", NodeState.CLOSED_BY_OTHERS),
         ("unknown*", "none", NodeState.DOWN),
         ("idle*", "none", NodeState.READY),
     ],
