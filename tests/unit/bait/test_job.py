@@ -1,0 +1,484 @@
+"""A lease as decided: which facts lead to which deeds, and which never do."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from bait.job import decide, done, refused, supersede, superseded
+from bait.lease import Deed, Denial, Facts, Lease, Phase, Step, Times
+from bait.lrms.base import JobState
+from protocol.ids import Generation, Run
+from protocol.messages import Code, VmPhase
+from tests.unit.bait.records import (
+    BAIT,
+    BOOT,
+    RUN,
+    TARGET,
+    VM,
+    a_job,
+    a_lease,
+    a_view,
+    facts,
+    granted,
+    lease_id,
+    parked_job,
+)
+
+TIMES = Times()
+BOUND = a_view(bound=True, phase=VmPhase.BOUND, boot_id=BOOT)
+STARTED = a_view(bound=True, phase=VmPhase.STARTED, boot_id=BOOT)
+NO_ROOM = Denial(Code.NO_ROOM, "all 2 slots are taken", False, 7.0)
+TOO_BIG = Denial(Code.TOO_BIG, "this host can give at most 1 cpu", True, None)
+
+
+def step(lease: Lease, **seen: Any) -> Step:
+    return decide(lease, facts(**seen), TIMES)
+
+
+def ready(**changes: Any) -> Lease:
+    return granted(**{"phase": Phase.PARKED, "told": True, "stages": {"intercepted": 100.0, "ready": 101.0}, **changes})
+
+
+# --- at the bait -------------------------------------------------------------------------------------------
+
+
+def test_a_caught_job_is_asked_for_once() -> None:
+    assert step(a_lease()).deed is Deed.ASK
+    assert step(a_lease(), asking=True).deed is None
+    assert step(a_lease(), linked=False).deed is None
+
+
+def test_a_grant_is_written_down_with_its_generation() -> None:
+    lease = step(a_lease(), asking=False, vm=a_view()).lease
+    assert (lease.phase, lease.vm, lease.generation) == (Phase.GRANTED, VM, 1)
+
+
+def test_the_vm_is_bound_before_the_job_may_leave() -> None:
+    assert step(granted(), vm=a_view()).deed is Deed.BIND
+    assert step(granted(), vm=a_view(), asking=True).deed is None
+    assert step(granted(), vm=BOUND).lease.phase is Phase.PARKING
+
+
+def test_a_job_that_must_not_be_requeued_is_made_requeueable_first() -> None:
+    assert step(granted(), vm=BOUND, job=a_job(requeue=False)).deed is Deed.MAKE_REQUEUEABLE
+
+
+@pytest.mark.parametrize(
+    ("seen", "text"),
+    [
+        ({"denied": NO_ROOM}, "all 2 slots are taken"),
+        ({"lost": "the boot failed"}, "the boot failed"),
+        ({"now": 110.1}, "the hostmaster did not answer in time"),
+    ],
+)
+def test_a_job_that_gets_no_vm_goes_back_and_is_told_why(seen: dict[str, Any], text: str) -> None:
+    lease = step(a_lease(), **seen).lease
+    assert (lease.phase, lease.text) == (Phase.RETURNING, text)
+
+
+def test_a_host_that_is_full_says_how_long_the_job_should_wait() -> None:
+    assert step(a_lease(), denied=NO_ROOM).lease.delay_s == 7
+
+
+def test_a_job_that_fits_no_host_is_refused() -> None:
+    lease = step(a_lease(), denied=TOO_BIG).lease
+    assert (lease.phase, lease.text) == (Phase.REFUSING, TOO_BIG.text)
+
+
+@pytest.mark.parametrize("vm", [None, a_view(generation=Generation(2), bound=True)])
+def test_a_vm_that_the_host_has_lost_is_not_waited_for(vm: Any) -> None:
+    assert step(granted(), vm=vm).lease.phase is Phase.RETURNING
+    if vm is None:
+        assert step(granted(), vm=None, host_known=False).lease.phase is Phase.GRANTED
+
+
+@pytest.mark.parametrize("lease", [a_lease(), granted()])
+def test_a_job_that_left_by_itself_is_let_go(lease: Lease) -> None:
+    assert step(lease, job=parked_job(held=False)).lease.phase is Phase.ENDED
+
+
+def test_a_starter_that_is_gone_is_given_the_time_to_be_noticed() -> None:
+    assert step(a_lease(), hook=False) == Step(a_lease(), wake_s=TIMES.soon_s)
+    assert step(a_lease(), hook=False, now=111.0).lease.phase is Phase.RETURNING
+
+
+# --- parking and sending -----------------------------------------------------------------------------------
+
+
+def test_the_starter_is_told_to_park_and_the_lrms_is_waited_for() -> None:
+    parking = granted(phase=Phase.PARKING)
+    assert step(parking, vm=BOUND).deed is Deed.SAY_PARK
+    assert step(parking, vm=BOUND, hook=False).deed is None
+    assert step(parking, vm=BOUND, job=a_job(state=JobState.LEAVING, node=None)).lease == parking
+    assert step(parking, vm=BOUND, job=parked_job()).lease.phase is Phase.PARKED
+
+
+def test_a_starter_that_ran_out_of_time_returns_its_job() -> None:
+    assert step(granted(phase=Phase.PARKING), job=parked_job(held=False)).lease.phase is Phase.RETURNING
+
+
+@pytest.mark.parametrize("phase", [Phase.PARKING, Phase.PARKED])
+@pytest.mark.parametrize("job", [parked_job(run=replace(RUN, restart=2)), parked_job(state=JobState.RUNNING, node="x")])
+def test_a_job_that_somebody_else_moved_is_let_go(phase: Phase, job: Any) -> None:
+    assert step(granted(phase=phase), vm=BOUND, job=job).lease.phase is Phase.ENDED
+
+
+def test_a_parked_job_is_told_of_its_vm_once() -> None:
+    parked = granted(phase=Phase.PARKED)
+    assert step(parked, vm=a_view(bound=True), job=parked_job()).deed is Deed.TELL
+    assert step(done(parked, Deed.TELL, 102.0), vm=a_view(bound=True), job=parked_job()).deed is None
+
+
+def test_a_job_is_sent_when_its_bound_vm_is_a_node() -> None:
+    lease = step(granted(phase=Phase.PARKED), vm=BOUND, job=parked_job()).lease
+    assert lease.stages["ready"] == 101.0
+    assert step(lease, vm=BOUND, job=parked_job(), node=True).deed is None
+    assert step(lease, vm=BOUND, job=parked_job(), node=True, node_ready=True).deed is Deed.SEND
+
+
+def test_a_vm_that_does_not_become_a_node_is_given_up() -> None:
+    lease = step(ready(), vm=BOUND, job=parked_job(), now=161.1).lease
+    assert lease.phase is Phase.RETURNING
+    assert "did not become a node in 60 s" in lease.text
+
+
+def test_a_job_that_the_lrms_refuses_to_send_is_given_back_after_a_while() -> None:
+    held = refused(ready(), Deed.SEND, 102.0)
+    assert refused(held, Deed.SEND, 105.0) == held
+    seen = {"vm": BOUND, "job": parked_job(), "node": True, "node_ready": True}
+    assert step(held, now=111.9, **seen).deed is Deed.SEND
+    assert step(held, now=112.1, **seen).lease.phase is Phase.RETURNING
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {"lost": "the VM died"},
+        {"vm": None},
+        {"vm": a_view(generation=Generation(2), bound=True)},
+        {"linked": False, "host_known": False, "now": 221.0},
+        {"vm": STARTED},
+    ],
+)
+def test_a_parked_job_whose_vm_cannot_serve_goes_back(seen: dict[str, Any]) -> None:
+    assert step(ready(), **{"vm": BOUND, "job": parked_job(), **seen}).lease.phase is Phase.RETURNING
+
+
+def test_a_parked_job_waits_for_a_host_that_is_silent_for_a_moment() -> None:
+    assert (
+        step(granted(phase=Phase.PARKED, told=True), vm=None, linked=False, host_known=False, job=parked_job()).deed
+        is None
+    )
+
+
+@pytest.mark.parametrize(("nodes", "phase"), [((VM,), Phase.RELEASED), ((), Phase.RETURNING)])
+def test_a_send_whose_answer_was_lost_is_found_by_looking(nodes: tuple[str, ...], phase: Phase) -> None:
+    assert step(ready(), vm=BOUND, job=parked_job(held=False, required_nodes=nodes)).lease.phase is phase
+
+
+# --- in the VM ---------------------------------------------------------------------------------------------
+
+
+def sent(**changes: Any) -> Any:
+    return parked_job(**{"held": False, "required_nodes": (VM,), **changes})
+
+
+def test_a_started_run_is_followed_to_its_end() -> None:
+    running = sent(state=JobState.RUNNING, node=VM)
+    lease = step(ready(phase=Phase.RELEASED), vm=STARTED, job=running).lease
+    assert lease.phase is Phase.STARTED
+    assert step(lease, vm=STARTED, job=running) == Step(lease, wake_s=TIMES.poll_s)
+    assert step(lease, vm=STARTED, job=sent(state=JobState.ENDED, word="COMPLETED")).lease.phase is Phase.ENDED
+
+
+def test_a_vm_the_host_adopted_is_not_taken_for_one_in_which_the_run_started() -> None:
+    adopted = dataclasses.replace(STARTED, boot_id=None)
+    assert step(ready(phase=Phase.RELEASED), vm=adopted, job=sent()).lease.phase is Phase.RELEASED
+
+
+@pytest.mark.parametrize("phase", [Phase.RELEASED, Phase.STARTED])
+def test_a_run_in_a_dead_vm_is_reported_to_the_lrms_once(phase: Phase) -> None:
+    seen = {"vm": None, "lost": "the VM died", "job": sent(state=JobState.RUNNING, node=VM)}
+    assert step(ready(phase=phase), **seen).deed is Deed.FAIL_NODE
+    assert step(ready(phase=phase, failed_node=True), **seen).deed is None
+
+
+@pytest.mark.parametrize("phase", [Phase.RELEASED, Phase.STARTED])
+def test_a_requeued_run_goes_back_to_any_bait(phase: Phase) -> None:
+    again = sent(run=replace(RUN, restart=2))
+    assert step(ready(phase=phase), vm=BOUND, job=again).lease.phase is Phase.RETURNING
+
+
+def test_a_run_that_exits_with_the_reserved_code_is_held_for_its_user() -> None:
+    again = sent(run=replace(RUN, restart=2), held=True)
+    assert step(ready(phase=Phase.STARTED), vm=STARTED, job=again).lease.phase is Phase.REFUSING
+    assert step(ready(phase=Phase.STARTED), vm=None, lost="died", job=again).lease.phase is Phase.RETURNING
+    later = sent(run=replace(RUN, restart=3), held=True)
+    assert step(ready(phase=Phase.STARTED), vm=STARTED, job=later).lease.phase is Phase.RETURNING
+
+
+def test_a_job_on_its_way_to_a_dead_vm_goes_back() -> None:
+    assert step(ready(phase=Phase.RELEASED), vm=None, lost="died", job=sent()).lease.phase is Phase.RETURNING
+
+
+def test_a_job_whose_target_was_taken_away_goes_back() -> None:
+    assert step(ready(phase=Phase.RELEASED), vm=BOUND, job=sent(required_nodes=())).lease.phase is Phase.RETURNING
+
+
+# --- back, refused, over -----------------------------------------------------------------------------------
+
+
+def test_going_back_takes_the_starters_exit_or_the_lrms() -> None:
+    lease = granted(phase=Phase.RETURNING)
+    assert step(lease).deed is Deed.SAY_BACK
+    assert step(lease, hook=False).deed is None
+    assert step(lease, job=a_job(state=JobState.LEAVING, node=None)).deed is None
+    assert step(lease, job=parked_job()).deed is Deed.GIVE_BACK
+    assert step(lease, job=sent(state=JobState.RUNNING, node=VM)).deed is None
+    assert step(lease, job=sent(state=JobState.RUNNING, node="bait2")).lease.phase is Phase.ENDED
+
+
+@pytest.mark.parametrize("lease", [granted(phase=Phase.RETURNING), a_lease(phase=Phase.RETURNING)])
+def test_a_job_that_another_bait_has_parked_is_left_to_it(lease: Lease) -> None:
+    elsewhere = parked_job(run=replace(RUN, restart=2))
+    assert step(lease, job=elsewhere) == Step(
+        replace(
+            lease,
+            phase=Phase.ENDED,
+            since=101.0,
+            text="the job went on elsewhere",
+            stages={"intercepted": 100.0, "ended": 101.0},
+        )
+    )
+    ours = dataclasses.replace(elsewhere, note=f"wnod:lease={lease.lease}:home=batch:requeue=1")
+    assert step(lease, job=ours).deed is Deed.GIVE_BACK
+
+
+def test_refusing_parks_the_job_and_then_holds_it() -> None:
+    lease = a_lease(phase=Phase.REFUSING, text="too big")
+    assert step(lease, job=a_job(requeue=False)).deed is Deed.MAKE_REQUEUEABLE
+    assert step(lease).deed is Deed.SAY_PARK
+    assert step(lease, job=parked_job()).deed is Deed.REFUSE
+    assert step(lease, job=a_job(state=JobState.RUNNING, run=TARGET)).lease.phase is Phase.ENDED
+
+
+def test_the_vm_is_released_when_its_node_is_gone_and_forgotten_when_it_is_gone_itself() -> None:
+    lease = granted(phase=Phase.ENDED)
+    assert step(lease, vm=BOUND, node=True).deed is Deed.REMOVE_NODE
+    assert step(lease, vm=BOUND).deed is Deed.RELEASE_VM
+    assert step(lease, vm=BOUND, linked=False).deed is None
+    assert step(lease, vm=BOUND, asking=True).deed is None
+    assert step(lease, vm=None, lost="died").deed is Deed.RELEASE_VM
+    assert step(lease, vm=None).deed is Deed.FORGET
+    assert step(lease, vm=None, host_known=False).deed is Deed.RELEASE_VM
+
+
+def test_a_newer_starter_ends_an_older_lease_of_the_same_job_only() -> None:
+    assert superseded(a_lease(), TARGET)
+    assert not superseded(a_lease(), RUN)
+    assert not superseded(a_lease(), Run(cluster="c", job="13", restart=5))
+    assert not superseded(a_lease(), Run(cluster="c", job="12", task=1, restart=5))
+    over = supersede(a_lease(), TARGET, 105.0)
+    assert (over.phase, superseded(over, TARGET)) == (Phase.ENDED, False)
+
+
+@pytest.mark.parametrize("phase", sorted(set(Phase) - {Phase.ENDED}))
+def test_a_job_that_ends_or_is_forgotten_ends_its_lease_wherever_it_is(phase: Phase) -> None:
+    for job in (None, a_job(state=JobState.ENDED, word="CANCELLED")):
+        assert step(granted(phase=phase), vm=BOUND, job=job).lease.phase is Phase.ENDED
+
+
+# --- properties --------------------------------------------------------------------------------------------
+
+CAUGHT = replace(RUN, restart=1)
+RUNS = st.sampled_from([*(replace(RUN, restart=n) for n in range(5))])
+JOBS = st.builds(
+    a_job,
+    run=RUNS,
+    state=st.sampled_from(list(JobState)),
+    held=st.booleans(),
+    node=st.sampled_from([None, BAIT, VM, "bait2"]),
+    requeue=st.booleans(),
+    required_nodes=st.sampled_from([(), (VM,), ("vm2",)]),
+    note=st.sampled_from(["", f"wnod:lease={lease_id()}:home=batch:requeue=1"]),
+)
+VIEWS = st.none() | st.builds(
+    a_view,
+    generation=st.sampled_from([1, 2]),
+    phase=st.sampled_from(list(VmPhase)),
+    run=st.just(CAUGHT.next()),
+    bound=st.booleans(),
+    boot_id=st.sampled_from([None, BOOT]),
+)
+LEASES = st.builds(
+    granted,
+    run=st.just(CAUGHT),
+    phase=st.sampled_from(list(Phase)),
+    since=st.floats(90, 100),
+    vm=st.sampled_from([VM, None]),
+    told=st.booleans(),
+    failed_node=st.booleans(),
+    refused_at=st.sampled_from([None, 99.0]),
+    stages=st.sampled_from([{}, {"ready": 95.0}]),
+)
+SEEN = st.builds(
+    facts,
+    now=st.floats(100, 400),
+    known=st.booleans(),
+    job=st.none() | JOBS,
+    hook=st.booleans(),
+    linked=st.booleans(),
+    asking=st.booleans(),
+    host_known=st.booleans(),
+    vm=VIEWS,
+    denied=st.sampled_from([None, NO_ROOM, TOO_BIG]),
+    lost=st.sampled_from(["", "the VM died"]),
+    node=st.booleans(),
+    node_ready=st.booleans(),
+)
+ON_THE_JOB = {
+    Deed.MAKE_REQUEUEABLE, Deed.SAY_PARK, Deed.SAY_BACK, Deed.TELL, Deed.SEND, Deed.GIVE_BACK, Deed.REFUSE,
+    Deed.FAIL_NODE, Deed.REMOVE_NODE,
+}  # fmt: skip
+EDGES: dict[Phase, set[Phase]] = {
+    Phase.REQUESTED: {Phase.GRANTED, Phase.RETURNING, Phase.REFUSING, Phase.ENDED},
+    Phase.GRANTED: {Phase.PARKING, Phase.RETURNING, Phase.REFUSING, Phase.ENDED},
+    Phase.PARKING: {Phase.PARKED, Phase.RETURNING, Phase.ENDED},
+    Phase.PARKED: {Phase.RELEASED, Phase.RETURNING, Phase.ENDED},
+    Phase.RELEASED: {Phase.STARTED, Phase.RETURNING, Phase.ENDED},
+    Phase.STARTED: {Phase.RETURNING, Phase.REFUSING, Phase.ENDED},
+    Phase.RETURNING: {Phase.ENDED},
+    Phase.REFUSING: {Phase.ENDED},
+    Phase.ENDED: set(),
+}
+
+
+def sane(lease: Lease) -> Lease:
+    """Phases past GRANTED have a VM; others need not."""
+    free = lease.phase in (Phase.REQUESTED, Phase.RETURNING, Phase.REFUSING, Phase.ENDED)
+    return lease if lease.vm is None and free else replace(lease, vm=VM)
+
+
+@given(LEASES, SEEN)
+@settings(max_examples=400)
+def test_phases_move_along_the_allowed_edges_only(lease: Lease, seen: Facts) -> None:
+    lease = sane(lease)
+    after = decide(lease, seen, TIMES).lease
+    assert after.phase is lease.phase or after.phase in EDGES[lease.phase]
+    assert (after.lease, after.run, after.owner, after.home) == (lease.lease, lease.run, lease.owner, lease.home)
+    assert lease.stages.items() <= after.stages.items()
+
+
+@given(LEASES, SEEN)
+@settings(max_examples=300)
+def test_nothing_is_done_to_a_job_of_which_nothing_is_known(lease: Lease, seen: Facts) -> None:
+    lease = sane(lease)
+    taken = decide(lease, dataclasses.replace(seen, known=False, node=seen.node and lease.vm is not None), TIMES)
+    assert taken.lease == lease
+    assert taken.deed not in ON_THE_JOB
+    if lease.vm is not None:
+        assert taken.deed is None
+
+
+@given(LEASES, SEEN)
+@settings(max_examples=300)
+def test_an_lrms_that_went_back_in_time_is_not_acted_on(lease: Lease, seen: Facts) -> None:
+    lease = sane(lease)
+    old = dataclasses.replace(seen, job=a_job(run=RUN))
+    if lease.phase is not Phase.ENDED:
+        assert decide(lease, old, TIMES).lease == lease
+        assert decide(lease, old, TIMES).deed is None
+
+
+@given(LEASES, SEEN)
+@settings(max_examples=600)
+def test_each_deed_rests_on_facts_that_were_seen(lease: Lease, seen: Facts) -> None:
+    lease = sane(lease)
+    taken, job, vm = decide(lease, seen, TIMES), seen.job, seen.vm
+    here = job is not None and (job.run, job.state, job.node) == (lease.run, JobState.RUNNING, BAIT)
+    gone = bool(seen.lost) or (seen.host_known and (vm is None or vm.generation != lease.generation))
+    match taken.deed:
+        case Deed.SAY_PARK:
+            assert here
+            assert seen.hook
+            assert lease.phase in (Phase.PARKING, Phase.REFUSING)
+        case Deed.SAY_BACK:
+            assert here
+            assert lease.phase is Phase.RETURNING
+        case Deed.SEND:
+            assert job is not None
+            assert vm is not None
+            assert (job.run, job.state, job.held) == (lease.target, JobState.PENDING, True)
+            assert (vm.bound, seen.node_ready, gone) == (True, True, False)
+            assert vm.phase in (VmPhase.READY, VmPhase.BOUND)
+        case Deed.GIVE_BACK | Deed.REFUSE:
+            assert job is not None
+            assert job.state is JobState.PENDING
+            assert job.run.restart >= lease.run.restart
+        case Deed.FAIL_NODE:
+            assert gone
+            assert lease.phase in (Phase.RELEASED, Phase.STARTED)
+        case Deed.REMOVE_NODE:
+            assert lease.phase is Phase.ENDED
+        case Deed.RELEASE_VM:
+            assert lease.phase is Phase.ENDED
+            assert not seen.node
+        case Deed.FORGET:
+            assert lease.phase is Phase.ENDED
+            assert seen.host_known
+            assert vm is None
+
+
+@given(LEASES, SEEN)
+@settings(max_examples=300)
+def test_a_job_leaves_the_bait_for_a_vm_only_when_that_vm_is_bound_to_it(lease: Lease, seen: Facts) -> None:
+    lease = replace(sane(lease), phase=Phase.GRANTED, vm=VM)
+    if decide(lease, seen, TIMES).lease.phase is Phase.PARKING:
+        assert seen.vm is not None
+        assert (seen.vm.bound, seen.vm.generation) == (True, lease.generation)
+        assert seen.hook
+
+
+def reflected(seen: Facts, deed: Deed, lease: Lease) -> Facts:
+    """What is seen when the deed has worked."""
+    job = seen.job
+    match deed:
+        case Deed.ASK | Deed.BIND | Deed.RELEASE_VM:
+            return dataclasses.replace(seen, asking=True)
+        case Deed.SAY_PARK | Deed.SAY_BACK:
+            return dataclasses.replace(seen, hook=False)
+        case Deed.REMOVE_NODE:
+            return dataclasses.replace(seen, node=False, node_ready=False)
+        case Deed.MAKE_REQUEUEABLE if job is not None:
+            return dataclasses.replace(seen, job=dataclasses.replace(job, requeue=True))
+        case Deed.SEND if job is not None:
+            return dataclasses.replace(seen, job=dataclasses.replace(job, held=False, required_nodes=(VM,)))
+        case Deed.GIVE_BACK if job is not None:
+            return dataclasses.replace(seen, job=dataclasses.replace(job, held=False, required_nodes=()))
+    return seen
+
+
+@given(LEASES, SEEN)
+@settings(max_examples=600)
+def test_deciding_comes_to_rest_and_no_deed_is_done_twice_over_the_same_facts(lease: Lease, seen: Facts) -> None:
+    lease = sane(lease)
+    deeds: list[Deed] = []
+    for _ in range(12):
+        taken = decide(lease, seen, TIMES)
+        assert decide(lease, seen, TIMES) == taken
+        if taken.deed is None and taken.lease == lease:
+            assert taken.wake_s is not None
+            return
+        lease = taken.lease
+        if taken.deed is not None:
+            assert taken.deed not in deeds, f"{taken.deed} again after {deeds}"
+            deeds.append(taken.deed)
+            seen = reflected(seen, taken.deed, lease)
+            lease = done(lease, taken.deed, seen.now)
+        if taken.deed is Deed.FORGET:
+            return
+    raise AssertionError(f"never rests: {lease} {deeds}")
