@@ -37,6 +37,10 @@ KEEPALIVE_COUNT = 3
 """A libvirtd that hangs as a whole is noticed after 5 s * 3 and its pending calls fail."""
 
 
+def _nothing(*_arguments: object) -> None:
+    """The callback of nobody, and the heartbeat's: returning is all it has to do."""
+
+
 class Happening(enum.Enum):
     """What a domain event says, as far as anybody here cares."""
 
@@ -104,6 +108,17 @@ class _Pool(ThreadPool):
     threadFactory = staticmethod(partial(threading.Thread, daemon=True))  # type: ignore[assignment]  # noqa: N815
 
 
+@dataclass(eq=False, slots=True)
+class _Open:
+    """An open connection. It is closed when it is lost *and* unused: closing under a running call crashes libvirt."""
+
+    connection: Any
+    capabilities: str
+    unsubscribe: Callable[[], None]
+    users: int = 0
+    lost: bool = False
+
+
 class Connection:
     """One connection to one URI, opened again for ever with back-off. Lives on the reactor thread."""
 
@@ -116,8 +131,7 @@ class Connection:
         self.happened: Callable[[str, Happening], None] = _nothing
         self._reactor, self._limits = reactor, limits
         self._pool = _Pool(1, 4, "libvirt")
-        self._current: Any = None
-        self._unsubscribe: Callable[[], None] = _nothing
+        self._current: _Open | None = None
         self._retry: IDelayedCall | None = None
         self._retry_s = limits.first_retry
         self._busy = 0
@@ -139,18 +153,20 @@ class Connection:
             self._lose(self._current, "stopped")
         for _ in range(100):
             if not self._busy:
-                break
+                self._pool.stop()
+                return
             await _later(self._reactor, 0.05)
-        if not self._busy:
-            self._pool.stop()
 
     async def call(self, what: str, work: Callable[[Any], T], limit_s: float) -> T:
         """`work(connection)` on the pool. HypervisorUnavailable without an answer, libvirtError with one."""
-        connection = self._current
-        if connection is None:
+        current = self._current
+        if current is None:
             raise HypervisorUnavailable(f"{what}: no connection to libvirt at {self.uri}: {self.trouble}")
         given_up = threading.Event()
-        deferred = self._defer(partial(_unless, given_up, partial(work, connection)))
+        current.users += 1
+        deferred = self._defer(
+            partial(_unless, given_up, partial(work, current.connection)), partial(self._used, current)
+        )
         deferred.addTimeout(limit_s, self._reactor)
         try:
             return await deferred
@@ -158,45 +174,48 @@ class Connection:
             raise HypervisorUnavailable(f"{what}: no answer from libvirt within {limit_s:g} s") from None
         except libvirt.libvirtError as e:
             if is_broken(e):
-                self._lose(connection, str(e))
+                self._lose(current, str(e))
                 raise HypervisorUnavailable(f"{what}: connection to libvirt lost: {e}") from e
             raise
         finally:
             given_up.set()
 
-    def _defer(self, work: Callable[[], T]) -> "Deferred[T]":
+    def _defer(self, work: Callable[[], T], done: Callable[[], None] = _nothing) -> "Deferred[T]":
+        """On the pool; `done` is called on the reactor thread when the thread is free, however long that takes."""
         self._busy += 1
+
+        def finished() -> None:
+            self._busy -= 1
+            done()
 
         def counted() -> T:
             try:
                 return work()
             finally:
-                self._reactor.callFromThread(self._done)
+                self._reactor.callFromThread(finished)
 
         return deferToThreadPool(self._reactor, self._pool, counted)
-
-    def _done(self) -> None:
-        self._busy -= 1
 
     def _open(self) -> None:
         # No time limit: while libvirtd hangs one thread waits for it, and a second attempt would not help.
         self._defer(self._open_in_thread).addCallbacks(self._is_open, self._not_open)
 
-    def _open_in_thread(self) -> tuple[Any, Callable[[], None], str]:
+    def _open_in_thread(self) -> _Open:
         connection = libvirt.open(self.uri)
         try:
             # libvirt's first answer to this takes seconds; asked now, no VM waits for it.
-            capabilities = connection.getCapabilities()
-            closed = partial(self._lose, connection)
-            return connection, subscribe(connection, self._reactor, self._happened, closed), capabilities
+            opened = _Open(connection, connection.getCapabilities(), _nothing)
+            closed = partial(self._lose, opened)
+            opened.unsubscribe = subscribe(connection, self._reactor, self._happened, closed)
         except libvirt.libvirtError:
             connection.close()
             raise
+        return opened
 
-    def _is_open(self, opened: tuple[Any, Callable[[], None], str]) -> None:
-        self._current, self._unsubscribe, self.capabilities = opened
+    def _is_open(self, opened: _Open) -> None:
+        self._current, self.capabilities = opened, opened.capabilities
         if self._stopped:
-            self._lose(self._current, "stopped")
+            self._lose(opened, "stopped")
             return
         self.trouble, self._retry_s = "", self._limits.first_retry
         self._log.info("connected to libvirt at {uri}", uri=self.uri)
@@ -217,18 +236,26 @@ class Connection:
             self._retry = self._reactor.callLater(self._retry_s, self._open)
             self._retry_s = min(self._retry_s * 2, self._limits.last_retry)
 
-    def _lose(self, connection: Any, why: str) -> None:
-        if connection is not self._current:
+    def _lose(self, lost: _Open, why: str) -> None:
+        if lost is not self._current:
             return
-        self._current, self.trouble = None, why
-        unsubscribe, self._unsubscribe = self._unsubscribe, _nothing
-        self._defer(partial(_close, connection, unsubscribe)).addErrback(
-            lambda f: self._log.warn("closing a libvirt connection: {text}", text=f.getErrorMessage())
-        )
+        self._current, self.trouble, lost.lost = None, why, True
+        self._close_unused(lost)
         if not self._stopped:
             self._log.error("connection to libvirt at {uri} lost: {why}", uri=self.uri, why=why)
             self._again()
             self.changed()
+
+    def _used(self, opened: _Open) -> None:
+        opened.users -= 1
+        if opened.lost:
+            self._close_unused(opened)
+
+    def _close_unused(self, opened: _Open) -> None:
+        if opened.users == 0:
+            self._defer(partial(_close, opened)).addErrback(
+                lambda f: self._log.warn("closing a libvirt connection: {text}", text=f.getErrorMessage())
+            )
 
 
 def subscribe(
@@ -305,10 +332,10 @@ def is_broken(error: libvirt.libvirtError) -> bool:
     return code == libvirt.VIR_ERR_INVALID_CONN or (code in _BROKEN_CODES and domain in _TRANSPORT)
 
 
-def _close(connection: Any, unsubscribe: Callable[[], None]) -> None:
-    unsubscribe()
+def _close(opened: _Open) -> None:
+    opened.unsubscribe()
     with contextlib.suppress(libvirt.libvirtError):
-        connection.close()
+        opened.connection.close()
 
 
 def _unless(given_up: threading.Event, work: Callable[[], T]) -> T:
@@ -316,10 +343,6 @@ def _unless(given_up: threading.Event, work: Callable[[], T]) -> T:
     if given_up.is_set():
         raise HypervisorUnavailable("given up before it began")
     return work()
-
-
-def _nothing(*_arguments: object) -> None:
-    """The callback of nobody, and the heartbeat's: returning is all it has to do."""
 
 
 def _later(reactor: Any, seconds: float) -> "Deferred[None]":

@@ -77,6 +77,8 @@ class ScratchLibvirt:
         """Send libvirtd a signal."""
         assert self._daemon is not None
         os.kill(_children(self._daemon.pid)[0], number)
+        if number == signal.SIGCONT:
+            self._daemon.send_signal(number)  # nsenter stops itself when what it runs is stopped
 
     def kill(self) -> None:
         """End libvirtd as a crash does; its QEMUs go on."""
@@ -91,6 +93,7 @@ class ScratchLibvirt:
         os.kill(self._init, signal.SIGKILL)
         self._unshare.wait()
         if self._daemon is not None:
+            self._daemon.kill()
             self._daemon.wait()
         shutil.rmtree(self.root, ignore_errors=True)
 

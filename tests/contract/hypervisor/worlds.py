@@ -159,6 +159,7 @@ class RealWorld(LibvirtWorld):
     """QEMU under a libvirtd of our own, with real images and overlays. TCG, because that works everywhere."""
 
     kind = "qemu"
+    environment = ENVIRONMENT
 
     def __init__(self, image: Path) -> None:
         self.daemon = ScratchLibvirt()
