@@ -75,7 +75,8 @@ def show(summary: dict[str, Any], jobs: list[Job], pages: list[ledger.Page]) -> 
     latency = summary["latency"]
     print(
         f"\nraw virsh create to idle in Slurm {latency['floor_s']:.2f} s, "
-        f"interception to user code in a cold VM {latency['interception_to_user_code_s']:.2f} s: {latency['ratio']:.2f} x"
+        f"interception to user code in a cold VM {latency['interception_to_user_code_s']:.2f} s: "
+        f"{latency['ratio']:.2f} x"
     )
     print("  ".join(f"{name}={summary[name]}" for name in ("jobs_submitted", "jobs_ended_in_vm", *ZEROES)))
     print(f"baits closed {summary['baits_closed']} times, reopened {summary['baits_reopened']} times; "

@@ -1,6 +1,6 @@
 """The floor: `virsh create` of the very guest the jobs get, until Slurm calls its node idle. Nothing of wnod decides.
 
-Run inside a host of the lab (`python -m deploy.demo.floor ENVIRONMENT-DIRECTORY NAME MAC ADDRESS`): prints seconds as JSON.
+Run inside a host of the lab (`python -m deploy.demo.floor IMAGE-DIRECTORY NAME MAC ADDRESS`): prints seconds as JSON.
 What the guest asks on its channel is answered by a few lines here, so that both ways boot the same system.
 """
 

@@ -1,4 +1,4 @@
-"""The demo's course: measure the floor, submit everything, watch, meddle where the plan says so, wait for a clean host."""
+"""The demo's course: measure the floor, submit everything, watch, meddle as planned, wait for clean hosts."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def latency(stage: Stage, say: Callable[[str], None]) -> dict[str, float]:
     for number in range(ROUNDS):
         floors.append(stage.floor("h1", image))
         ours.append(_one_job(stage, number))
-        say(
-            f"round {number + 1}: raw virsh create to idle {floors[-1]:.2f} s, interception to user code {ours[-1]:.2f} s"
-        )
+        say(f"round {number + 1}: raw boot to idle {floors[-1]:.2f} s, interception to user code {ours[-1]:.2f} s")
     stage.command("root", "scontrol", "update", "nodename=bait-h2", "state=resume")
     floor, cold = statistics.median(floors), statistics.median(ours)
     return {"floor_s": floor, "interception_to_user_code_s": cold, "ratio": round(cold / floor, 3)}

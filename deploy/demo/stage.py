@@ -11,10 +11,9 @@ from typing import Any
 
 from deploy.demo.judge import Job
 from deploy.demo.plan import Case, script
-from deploy.lab import images
 from deploy.lab.lab import Lab
 from deploy.lab.layout import HEAD, PROJECT
-from deploy.lab.site import Site
+from deploy.lab.site import Site, bring_up
 
 LEDGER = "/home/ledger"
 METRICS = "import sys, urllib.request as u; sys.stdout.write(u.urlopen(sys.argv[1], timeout=5).read().decode())"
@@ -32,18 +31,9 @@ class Stage:
 
     def up(self) -> None:
         """Images, lab, daemons; returns when every bait is open."""
-        built = images.ensure(self.say)
-        self.say("starting the lab: a Slurm controller and two hosts, each with its own libvirt")
-        self.lab.purge()
-        self.lab.up()
-        placed = images.install(self.lab.layout, built)
-        self.site = Site(self.lab, placed)
-        self.site.prepare()
-        self.site.start()
+        self.site = bring_up(self.lab, self.say)
         self.ledger.mkdir(mode=0o1777, exist_ok=True)
         self.ledger.chmod(0o1777)
-        self.say("starting hostmaster and bait on both hosts; each host probes its accelerator with a guest")
-        self.site.wait_open()
 
     def down(self, keep_logs: Path | None = None) -> None:
         """End everything and leave nothing; with `keep_logs` the daemons' logs are copied there first."""
@@ -74,7 +64,7 @@ class Stage:
 
     def command(self, user: str, *argv: str) -> None:
         """Any other command of a user's. RuntimeError with its words if it fails."""
-        done = self.lab.run(HEAD, list(argv), user=user, cwd=f"/home/{user}")
+        done = self.lab.run(HEAD, list(argv), user=user)
         if done.returncode:
             raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
 

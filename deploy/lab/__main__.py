@@ -1,4 +1,4 @@
-"""`python -m deploy.lab up|down|status|shell|exec|purge`: the lab for people who want to play."""
+"""`python -m deploy.lab up|down|status|shell|exec|purge|images`: the lab for people who want to play."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import json
 import signal
 import sys
 
+from deploy.lab import images
 from deploy.lab.lab import Lab
 from deploy.lab.namespaces import LabError
+from deploy.lab.site import bring_up
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m deploy.lab", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="start the lab (removes what a crashed one left)")
+    up = commands.add_parser("up", help="start the lab with wnod on it (removes what a crashed one left)")
+    up.add_argument("--bare", action="store_true", help="only Slurm and libvirt, no wnod")
+    commands.add_parser("images", help="build the images of the lab's environments, if they are not there")
     commands.add_parser("down", help="end every process of the lab; logs, homes and images stay")
     commands.add_parser("purge", help="down, and remove all its files")
     status = commands.add_parser("status", help="one screen: nodes, daemons, jobs")
@@ -26,6 +30,10 @@ def parser() -> argparse.ArgumentParser:
         if name == "exec":
             command.add_argument("argv", nargs=argparse.REMAINDER)
     return top
+
+
+def say(text: str) -> None:
+    print(f"-- {text}", flush=True)
 
 
 def show_status(lab: Lab, as_json: bool) -> int:
@@ -52,8 +60,14 @@ def main(argv: list[str]) -> int:
     try:
         match options.command:
             case "up":
-                lab.up()
+                if options.bare:
+                    lab.up()
+                else:
+                    bring_up(lab, say)
                 return show_status(lab, False)
+            case "images":
+                for name, directory in images.ensure(say).items():
+                    print(f"{name:14} {directory}")
             case "down":
                 lab.down()
             case "purge":

@@ -13,11 +13,13 @@ import datetime as dt
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from deploy.lab import images
 from deploy.lab.lab import Lab
 from deploy.lab.layout import PROJECT, Node
 from deploy.lab.namespaces import wait_for
@@ -38,6 +40,20 @@ class HostShape:
     cpus: int = 3
     memory_mib: int = 4096
     disk_mib: int = 8192
+
+
+def bring_up(lab: Lab, say: Callable[[str], None]) -> Site:
+    """Everything, from nothing: images, lab, daemons; returns when every bait is open."""
+    built = images.ensure(say)
+    say("starting the lab: a Slurm controller and two hosts, each with its own libvirt")
+    lab.purge()
+    lab.up()
+    site = Site(lab, images.install(lab.layout, built))
+    site.prepare()
+    say("starting hostmaster and bait on both hosts; each host probes its accelerator with a guest")
+    site.start()
+    site.wait_open()
+    return site
 
 
 @dataclasses.dataclass

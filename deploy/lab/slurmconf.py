@@ -15,9 +15,11 @@ ENVIRONMENTS = ("debian12", "debian12-sci", "retired6")
 
 @dataclasses.dataclass(frozen=True)
 class BaitShape:
-    """What one bait pretends to be: it attracts as many one-cpu jobs as it has cpus, whatever its machine has."""
+    """What one bait pretends to be: it attracts as many one-cpu jobs at a time as it has cpus, whatever its machine has.
 
-    cpus: int = 4
+    As many cpus as its host has slots: more would attract jobs that can only be handed back."""
+
+    cpus: int = 2
     memory_mib: int = 8192
     environments: tuple[str, ...] = ENVIRONMENTS
 

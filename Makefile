@@ -1,0 +1,61 @@
+# Worker Nodes on Demand. On a fresh Debian 12, as root: `make demo`, `make test`. Nothing else is needed before.
+SHELL := /bin/sh
+PYTHON := .venv/bin/python
+STAMP := build/setup.done
+
+.PHONY: help setup demo test check unit contract e2e clean lab-up lab-shell lab-status lab-down images
+
+help:           ## this list
+	@grep -hE '^[a-z0-9-]+: .*## ' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## install what is needed (packages, virtual environment)
+
+$(STAMP): deploy/setup.sh pyproject.toml
+	@mkdir -p build
+	@deploy/setup.sh
+	@touch $@
+
+demo: $(STAMP)  ## users' jobs run in virtual worker nodes, on a real Slurm and real QEMU
+	@$(PYTHON) -m deploy.demo
+
+test: $(STAMP)  ## every test: unit, contract, the main path on the real thing; and `make check`
+	@$(MAKE) --no-print-directory check
+	$(PYTHON) -m pytest
+
+unit: $(STAMP)  ## the tests that need neither root nor the real thing
+	$(PYTHON) -m pytest -m 'not real and not e2e'
+
+contract: $(STAMP) ## the suites that fakes and the real things pass alike
+	$(PYTHON) -m pytest tests/contract
+
+e2e: $(STAMP)   ## the main path, with real faults
+	$(PYTHON) -m pytest tests/e2e
+
+check: $(STAMP) ## ruff, mypy, import-linter, shellcheck, budgets
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/mypy deploy/lab deploy/demo
+	.venv/bin/lint-imports
+	shellcheck deploy/setup.sh deploy/lrms/slurm/build.sh deploy/lrms/slurm/prolog deploy/lrms/slurm/epilog
+	$(PYTHON) -m pytest -q tests/unit/test_budgets.py
+
+images: $(STAMP) ## build the images of the lab's environments (kept in build/images)
+	@$(PYTHON) -m deploy.lab images
+
+lab-up: $(STAMP) ## start the lab with wnod on it, to play with
+	@$(PYTHON) -m deploy.lab up
+
+lab-shell: $(STAMP) ## a shell as user alice, with sbatch
+	@$(PYTHON) -m deploy.lab shell
+
+lab-status: $(STAMP) ## the lab on one screen
+	@$(PYTHON) -m deploy.lab status
+
+lab-down: $(STAMP) ## end the lab; leaves nothing
+	@$(PYTHON) -m deploy.lab purge
+
+clean:          ## remove what was built, the virtual environment and the lab's files
+	-@[ -x $(PYTHON) ] && $(PYTHON) -m deploy.lab purge
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
