@@ -70,5 +70,6 @@ class Environments:
     def usable(self, name: EnvironmentName) -> Artifacts:
         """The files of an environment's verified image. Raises ImageRefused."""
         if name not in self.artifacts:
-            raise ImageRefused(self._obstacle(name) or f"environment {name!r} is not in the catalogue")
+            known = name in self.catalogue.environments
+            raise ImageRefused(self._obstacle(name) if known else f"environment {name!r} is not in the catalogue")
         return self.artifacts[name]

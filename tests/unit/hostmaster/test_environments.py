@@ -1,0 +1,58 @@
+"""What a host offers: the catalogue, less what is not fit for use."""
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from hostmaster.environments import Environments
+from hostmaster.world import ImageRefused
+from protocol.ids import EnvironmentName, VmName
+from tests.fakes.images import FakeImages, artifacts
+from tests.unit.hostmaster.records import DEBIAN, ROOM, SHAPE
+from wnod.config import Catalogue, Environment
+
+ROCKY = EnvironmentName("rocky9")
+ENTRY = Environment(image="/images/x", sha256="a" * 64, largest=SHAPE, default=SHAPE, overhead_mib=64)
+
+
+def verified(images: FakeImages, obstacle: str = "") -> Environments:
+    found = Environments(Catalogue(environments={DEBIAN: ENTRY, ROCKY: ENTRY}), images, ROOM, (VmName("vm1"),))
+    done = Deferred.fromCoroutine(found.verify())
+    assert done.called
+    found.obstacle = obstacle
+    return found
+
+
+def test_nothing_is_offered_before_the_images_are_verified() -> None:
+    found = Environments(Catalogue(environments={DEBIAN: ENTRY}), FakeImages(), ROOM, ())
+    assert not found.host().offers[DEBIAN].available
+    assert found.host().refusals[DEBIAN] == "images are being verified"
+
+
+def test_a_refused_image_does_not_keep_the_others_from_being_offered() -> None:
+    images = FakeImages({DEBIAN: artifacts(), ROCKY: artifacts()}, altered={ROCKY: "root: hash differs"})
+    host = verified(images).host()
+    assert (host.offers[DEBIAN].available, host.offers[ROCKY].available) == (True, False)
+    assert host.offers[ROCKY].text == "root: hash differs"
+    assert host.refusals == {ROCKY: "root: hash differs"}
+    assert (host.overheads[DEBIAN], host.images[DEBIAN], host.slots) == (64, "a" * 64, ("vm1",))
+
+
+def test_a_repaired_image_is_offered_again_and_an_altered_one_no_more() -> None:
+    images = FakeImages({DEBIAN: artifacts(), ROCKY: artifacts()}, altered={ROCKY: "root: hash differs"})
+    found = verified(images)
+    images.altered = {DEBIAN: "kernel: missing"}
+    Deferred.fromCoroutine(found.verify())
+    assert found.host().refusals == {DEBIAN: "kernel: missing"}
+    with pytest.raises(ImageRefused, match="kernel: missing"):
+        found.usable(DEBIAN)
+    assert found.usable(ROCKY) == artifacts()
+
+
+def test_an_obstacle_keeps_everything_from_being_offered() -> None:
+    host = verified(FakeImages({DEBIAN: artifacts(), ROCKY: artifacts()}), "no accelerator works").host()
+    assert set(host.refusals.values()) == {"no accelerator works"}
+
+
+def test_an_environment_out_of_the_catalogue_is_not_usable() -> None:
+    with pytest.raises(ImageRefused, match="'windows' is not in the catalogue"):
+        verified(FakeImages()).usable(EnvironmentName("windows"))
