@@ -290,10 +290,10 @@ def subscribe(
 
 
 def _unsubscribe(connection: Any, ids: list[int]) -> None:
-    with contextlib.suppress(libvirt.libvirtError):  # a broken connection has dropped them itself
-        for callback in ids:
-            connection.domainEventDeregisterAny(callback)
-        connection.unregisterCloseCallback()
+    ends = [partial(connection.domainEventDeregisterAny, callback) for callback in ids]
+    for end in (*ends, connection.unregisterCloseCallback):
+        with contextlib.suppress(libvirt.libvirtError):  # each removes its own reference, even if libvirtd is gone
+            end()
 
 
 def _happening(event: int, detail: int) -> Happening:

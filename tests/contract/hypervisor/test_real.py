@@ -87,8 +87,11 @@ async def test_a_crash_of_libvirtd_is_away_then_all_is_as_it_was(real: RealWorld
     await until(lambda: hints.count("") == 2)
     assert await real.hypervisor.domains() == before
     await real.hypervisor.destroy(spec.uuid)
-    await until(lambda: spec.uuid in hints)
     assert await real.hypervisor.domains() == ()
+    # Events come again. Not tried with the old domain: while libvirtd reattaches to it, one may be lost (seen once).
+    again = await real.spec(generation=2)
+    await real.hypervisor.create(again)
+    await until(lambda: again.uuid in hints)
 
 
 @pytest_twisted.ensureDeferred
