@@ -87,12 +87,12 @@ class Slurm:
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
         """At most two scontrol calls. Eligible in 10 seconds at the earliest: sooner, Slurm may lose the job. A hold
-        that is not Slurm's own for our exit code stays: it is the user's."""
+        that is neither Slurm's for our exit code nor of our refusal stays: it is the user's."""
         view, _ = await self._read(run)
         _must_be_pending(view)
         job = parse.job_id(run)
         await self._act(commands.untarget(job, home, note, delay_s))
-        if view.held and view.word in parse.PARKED_WORDS:
+        if parse.held_by_us(view):
             await self._act(commands.release(job))
 
     async def refuse(self, run: Run, home: Home, text: str) -> None:
@@ -102,7 +102,7 @@ class Slurm:
         if not view.held:  # first, or it may start in between
             await self._act(commands.user_hold(job))
         words = f"Comment={commands.with_word(comment, text)}"
-        await self._act((*commands.untarget(job, home, f"wnod: refused: {text}", 0), words))
+        await self._act((*commands.untarget(job, home, f"{parse.REFUSED_NOTE} {text}", 0), words))
 
     async def tell(self, run: Run, text: str) -> None:
         """Comment=, after the user's own; `squeue -o %k` and `scontrol show job` show it. Empty text takes it away."""
@@ -230,5 +230,5 @@ def _must_be_pending(view: JobView) -> None:
 
 def _must_be_ours(view: JobView) -> None:
     _must_be_pending(view)
-    if view.held and view.word not in parse.PARKED_WORDS:
+    if view.held and not parse.held_by_us(view):
         raise LrmsRefused(f"{view.run} is held by its user or an administrator: left alone")

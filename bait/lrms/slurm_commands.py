@@ -56,14 +56,17 @@ def untarget(job: str, home: Home, note: str, delay_s: int) -> Argv:
 
 
 def comment(job: str, text: str) -> Argv:
+    """The whole comment, as `with_word` made it."""
     return (*_update(job), f"Comment={text}")
 
 
 def requeueable(job: str) -> Argv:
+    """Allowed at any time, also while the job runs."""
     return (*_update(job), "Requeue=1")
 
 
 def release(job: str) -> Argv:
+    """Takes any hold away; the job keeps its place and start time."""
     return ("scontrol", "release", job)
 
 
@@ -73,6 +76,7 @@ def user_hold(job: str) -> Argv:
 
 
 def drain(node: str, reason: str) -> Argv:
+    """No new jobs; those on it go on."""
     return ("scontrol", "update", f"NodeName={checked_node(node)}", "State=DRAIN", f"Reason={our_reason(reason)}")
 
 
@@ -82,10 +86,12 @@ def down(node: str, reason: str) -> Argv:
 
 
 def undrain(node: str) -> Argv:
+    """Jobs again; unlike RESUME it leaves a node that is down as it is."""
     return ("scontrol", "update", f"NodeName={checked_node(node)}", "State=UNDRAIN")
 
 
 def delete_node(node: str) -> Argv:
+    """Slurm forgets the node; it refuses while a job is on it."""
     return ("scontrol", "delete", f"nodename={checked_node(node)}")
 
 

@@ -35,7 +35,9 @@ _STATES = {
     **dict.fromkeys(_ENDED, JobState.ENDED),
 }
 PARKED_WORDS = frozenset({"SPECIAL_EXIT", "REQUEUE_HOLD"})
-"""The states in which Slurm, not the user, put the hold on: the ones we may release."""
+"""The states in which Slurm, not the user, put the hold on."""
+REFUSED_NOTE = "wnod: refused:"
+"""How the note of a job that we refused begins: its hold is ours too."""
 
 _DOWN = frozenset(
     {"down", "error", "unknown", "future", "invalid", "fail", "powered_down", "powering_down", "power_down",
@@ -94,6 +96,11 @@ def parse_nodes(text: str, mark: str) -> dict[str, NodeView]:
 def is_dynamic(node: NodeView) -> bool:
     """True for nodes that registered themselves (a VM's): only those may be deleted."""
     return "dynamic" in node.word
+
+
+def held_by_us(job: JobView) -> bool:
+    """True if the hold is Slurm's for our exit code, or ours of a refusal: one that we may release."""
+    return job.held and (job.word in PARKED_WORDS or job.note.startswith(REFUSED_NOTE))
 
 
 def mib(text: str) -> int | None:

@@ -16,6 +16,7 @@ from protocol.ids import Run, Shape
 PARK = 199
 HAND_BACK = 198
 OURS = "wnod:"
+OUR_HOLDS = ("exit", "refusal")
 REQUEUE_DELAY_S = 121.0
 """How long a requeued job waits if nobody says otherwise."""
 
@@ -31,7 +32,7 @@ class FakeJob:
     state: JobState = JobState.PENDING
     word: str = "PENDING"
     held_by: str = ""
-    """"" (not held), "exit" (parked by exit code), "user" or "admin"."""
+    """"" (not held), "exit" (parked by exit code), "refusal", "user" or "admin"."""
     node: str | None = None
     account: str = ""
     wishes: str = ""
@@ -231,7 +232,7 @@ class FakeLrms:
         if there and job.state is JobState.RUNNING and job.node == node:
             return
         self._pending(job)
-        if job.held_by not in {"", "exit"}:
+        if job.held_by not in {"", *OUR_HOLDS}:
             raise LrmsRefused(f"{run} is held by {job.held_by}")
         if node not in self.all_nodes:
             raise LrmsRefused(f"no node {node}")
@@ -244,7 +245,7 @@ class FakeLrms:
         job = await self._same(run)
         self._pending(job)
         self._untarget(job, home, note, delay_s)
-        if job.held_by == "exit":
+        if job.held_by in OUR_HOLDS:
             self._set_word(job, "PENDING", "")
         self._reply()
 
@@ -254,7 +255,7 @@ class FakeLrms:
         self._untarget(job, home, f"wnod: refused: {text}", 0)
         job.told = text
         if not job.held_by:
-            self._set_word(job, "PENDING", "user")
+            self._set_word(job, "PENDING", "refusal")
         self._reply()
 
     async def tell(self, run: Run, text: str) -> None:

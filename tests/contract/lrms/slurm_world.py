@@ -48,8 +48,9 @@ class SlurmSite:
         self.files.chmod(0o755)
         self.lab.up()
         self.lab.kill(_VM_HOST, "slurmd")
-        words = [f"NodeName={self.lab.layout.node(_VM_HOST).bait}", "State=DOWN", "Reason=stands in for a VM"]
-        self.lab.run("head", ["scontrol", "update", *words], check=True)
+        # Not only down: the VM's slurmd answers at its address, and it would come back.
+        name = self.lab.layout.node(_VM_HOST).bait
+        self.lab.run("head", ["scontrol", "delete", f"nodename={name}"], check=True)
         starter = self._program(self.files / "starter", _STARTER.format(files=self.files))
         self.lab.install_starter(starter)
         self._program(self.files / "script", _SCRIPT.format(files=self.files))

@@ -159,6 +159,17 @@ async def test_a_waiting_job_can_be_refused_too(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("code", [198, 199])
+async def test_a_refused_job_can_be_given_back(world: World, code: int) -> None:
+    run = await intercepted(world)
+    await world.exits(run.job, code)
+    run = (await seen(world, run.job, state=JobState.PENDING, run=run.next())).run
+    await world.lrms.refuse(run, HOME, "no such environment")
+    await world.lrms.give_back(run, HOME, "", delay_s=3600)
+    assert not (await world.lrms.jobs([run.job]))[run.job].held
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_user_reads_why_his_job_waits(world: World) -> None:
     run = await intercepted(world, comment="my own words")
     await world.lrms.tell(run, "VM boots")
