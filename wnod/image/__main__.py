@@ -8,7 +8,9 @@ from wnod.image.cli import add_arguments, run
 
 def main() -> int:
     """Parse sys.argv and run."""
-    parser = argparse.ArgumentParser(prog="python -m wnod.image", description="Build and verify images of environments.")
+    parser = argparse.ArgumentParser(
+        prog="python -m wnod.image", description="Build and verify images of environments."
+    )
     add_arguments(parser)
     return run(parser.parse_args())
 

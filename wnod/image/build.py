@@ -83,7 +83,7 @@ def _make_tree(
     install_packages(recipe, tree, kernel_dir, cache, recipe.directory / "hooks")
     packages = sorted(kernel_dir.glob("*.deb"))
     if len(packages) != 1:
-        raise BuildError(f"kernel: {recipe.kernel} gave {len(packages)} packages, expected 1; name a linux-image package")
+        raise BuildError(f"kernel: {recipe.kernel} gave {len(packages)} packages, expected 1; name a linux-image one")
     kernel = unpack_kernel(packages[0], scratch / "unpacked")
     versions = package_versions(tree)
     versions[packages[0].name.split("_")[0]] = packages[0].name.split("_")[1]

@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build = actions.add_parser("build", help="build an image from a recipe (needs root and mmdebstrap)")
     build.add_argument("--recipe", type=Path, required=True, help="YAML file, such as deploy/images/debian12.yaml")
     build.add_argument("--output", type=Path, required=True, help="directory; the image goes to <output>/<name>/<id>")
-    build.add_argument("--package-cache", type=Path, help="directory where downloaded packages are kept for the next build")
+    build.add_argument(
+        "--package-cache", type=Path, help="directory where downloaded packages are kept for the next build"
+    )
     verify = actions.add_parser("verify", help="compare an image's files with its manifest")
     verify.add_argument("directory", type=Path, help="the directory that holds manifest.json")
     for action in (build, verify):

@@ -122,7 +122,8 @@ def verify(image: Image) -> None:
     names = set(image.manifest.files)
     if names != set(FILES):
         raise ManifestError(
-            f"{image.directory / MANIFEST}: files is {sorted(names)}, expected exactly {sorted(FILES)}; build the image again"
+            f"{image.directory / MANIFEST}: files is {sorted(names)}, expected exactly {sorted(FILES)}; "
+            "build the image again"
         )
     for name in FILES:
         _verify_file(image.directory / name, image.manifest.files[name])

@@ -86,7 +86,8 @@ def load_recipe(path: Path) -> Recipe:
 def _merge(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], list[str]]:
     """The fields of a recipe over those of its base, and the mistakes of both."""
     if path in seen or len(seen) >= _MAX_BASES:
-        return {}, [f"{seen[-1].name}: base: {path.stem!r} leads back to {path.name}; remove one of these `base:` lines"]
+        said = f"{seen[-1].name}: base: {path.stem!r} leads back to {path.name}; remove one of these `base:` lines"
+        return {}, [said]
     own, mistakes = _read(path)
     base = own.pop("base", None)
     if base is None:

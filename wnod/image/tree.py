@@ -35,13 +35,38 @@ _EMPTIED_DIRECTORIES = ("var/log", "var/cache/apt", "var/lib/apt/lists", "var/ca
 _KEPT_DIRECTORIES = ("var/log/munge", "var/log/slurm", "var/cache/apt/archives/partial", "var/lib/apt/lists/partial")
 
 
+# Pages that nobody reads in a guest; the licences stay.
+_LEFT_OUT = (
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
+)
+
+
 def install_packages(recipe: Recipe, tree: Path, kernel_dir: Path, cache: Path | None, hooks: Path) -> None:
     """Make the tree with mmdebstrap and download the kernel's package to kernel_dir. Needs root; takes 10 to 30 s."""
     if os.geteuid() != 0:
         raise BuildError("building an image installs packages into a tree with their owners: run it as root")
     need(["mmdebstrap", "mksquashfs", "dpkg-deb", "dpkg-query"])
+    environment = {
+        "SOURCE_DATE_EPOCH": str(recipe.source_date_epoch),
+        "WNOD_KERNEL": recipe.kernel,
+        "WNOD_KERNEL_DIR": str(kernel_dir.absolute()),
+    }
+    cache_options: list[str] = []
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+        environment["WNOD_PACKAGE_CACHE"] = str(cache.absolute())
+        hook_options = (f"--setup-hook={hooks / 'cache-in'}", f"--customize-hook={hooks / 'cache-out'}")
+        cache_options = ["--skip=essential/unlink", *hook_options]
+    fetch = f"--customize-hook={hooks / 'fetch-kernel'}"
+    run([*_mmdebstrap(recipe), *cache_options, fetch, recipe.suite, tree], environment)
+
+
+def _mmdebstrap(recipe: Recipe) -> list[str]:
     wanted = sorted({*recipe.packages, *LRMS_PACKAGES[recipe.lrms], *_ALWAYS})
-    argv: list[str | Path] = [
+    return [
         "mmdebstrap",
         "--mode=root",
         "--variant=minbase",
@@ -49,28 +74,15 @@ def install_packages(recipe: Recipe, tree: Path, kernel_dir: Path, cache: Path |
         f"--architectures={recipe.arch}",
         f"--include={','.join(wanted)}",
         '--aptopt=APT::Install-Recommends "false"',
-        "--dpkgopt=path-exclude=/usr/share/man/*",
-        "--dpkgopt=path-exclude=/usr/share/doc/*",
-        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-        "--dpkgopt=path-exclude=/usr/share/locale/*",
-        f"--customize-hook={hooks / 'fetch-kernel'}",
+        *_LEFT_OUT,
     ]
-    environment = {
-        "SOURCE_DATE_EPOCH": str(recipe.source_date_epoch),
-        "WNOD_KERNEL": recipe.kernel,
-        "WNOD_KERNEL_DIR": str(kernel_dir),
-    }
-    if cache is not None:
-        cache.mkdir(parents=True, exist_ok=True)
-        environment["WNOD_PACKAGE_CACHE"] = str(cache.absolute())
-        argv += ["--skip=essential/unlink", f"--setup-hook={hooks / 'cache-in'}", f"--customize-hook={hooks / 'cache-out'}"]
-    run([*argv, recipe.suite, tree], environment)
 
 
 def package_versions(tree: Path) -> dict[str, str]:
     """Every installed package with its version."""
     listing = run(["dpkg-query", f"--root={tree}", "-W", "-f=${Package}:${Architecture} ${Version}\\n"])
-    return dict(sorted(tuple(line.split(" ", 1)) for line in listing.splitlines() if line))  # type: ignore[arg-type]
+    pairs = (line.partition(" ") for line in listing.splitlines())
+    return {name: version for name, _, version in sorted(pairs) if name}
 
 
 def add_guest_files(recipe: Recipe, tree: Path, kernel: Kernel) -> None:
@@ -100,7 +112,7 @@ def add_spank_plugin(recipe: Recipe, tree: Path, version: str) -> bool:
         return False
     need(["gcc"])
     headers = run(["dpkg-query", "-W", "-f=${Version}", "libslurm-dev"])
-    if headers.split("-")[0] != version.split("-")[0]:
+    if headers.split("-")[0] != version.split("-", maxsplit=1)[0]:
         raise BuildError(
             f"lrms: libslurm-dev here is {headers}, slurmd in the image is {version}; "
             f"build on a machine of the release {recipe.suite}"
@@ -123,7 +135,11 @@ def strip(tree: Path) -> None:
         _empty(tree, tree / name)
     (tree / "etc/machine-id").write_bytes(b"")
     (tree / "etc/resolv.conf").write_bytes(b"")
-    for backup in (*(tree / "etc").glob("*-"), *(tree / "var/lib/dpkg").glob("*-old"), *(tree / "var/backups").glob("*")):
+    for backup in (
+        *(tree / "etc").glob("*-"),
+        *(tree / "var/lib/dpkg").glob("*-old"),
+        *(tree / "var/backups").glob("*"),
+    ):
         _remove(backup)
     _lock_root(tree / "etc/shadow")
     for path in _set_id_files(tree):

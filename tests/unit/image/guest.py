@@ -72,7 +72,9 @@ class Guest:
     def __enter__(self) -> "Guest":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.killpg(self._agent.pid, 9)
         self._agent.wait()
         os.close(self._master)
@@ -118,4 +120,6 @@ class Guest:
     def epilog(self, **variables: str) -> int:
         """Run the epilog as slurmd would; its exit status."""
         argv = [*self.shell, str(self._scripts / "epilog")]
-        return subprocess.run(argv, env={"PATH": os.environ["PATH"], **variables}, timeout=PATIENCE, check=False).returncode
+        return subprocess.run(
+            argv, env={"PATH": os.environ["PATH"], **variables}, timeout=PATIENCE, check=False
+        ).returncode

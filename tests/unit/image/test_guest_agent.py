@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+
 from tests.unit.image.guest import NAME, Guest, shells
 
 OWNER = os.getuid() or 1001
@@ -57,14 +58,32 @@ def test_a_failed_start_may_be_tried_again_with_better_words(guest: Guest) -> No
 
 @pytest.mark.parametrize(
     "line",
-    ["", "rubbish", "set", "set colour blue", "set cpus many", "set address %0a", "set dns %zz", "go now", "allow", "allow x", "allow 99",
-     "deny 1 a b c", "host 1.2.3.4 a/b", "mount nfs4 a:/b relative x", "mount nfs4 a:/b %2Fa%2F..%2Fetc x", "credential ../x 0400 QQ==",
-     "credential munge.key 0666 QQ==", "* ? [a-z]", "x" * 8000],
-)  # fmt: skip
+    [
+        "",
+        "rubbish",
+        "set",
+        "set colour blue",
+        "set cpus many",
+        "set address %0a",
+        "set dns %zz",
+        "go now",
+        "allow",
+        "allow x",
+        "allow 99",
+        "deny 1 a b c",
+        "host 1.2.3.4 a/b",
+        "mount nfs4 a:/b relative x",
+        "mount nfs4 a:/b %2Fa%2F..%2Fetc x",
+        "credential ../x 0400 QQ==",
+        "credential munge.key 0666 QQ==",
+        "* ? [a-z]",
+        "x" * 8000,
+    ],
+)
 def test_lines_that_make_no_sense_change_nothing(guest: Guest, line: str) -> None:
     guest.send(line)
     guest.settle()
-    assert not [path for path in (guest.run / "credential").iterdir()]
+    assert not list((guest.run / "credential").iterdir())
     assert (guest.etc / "hosts").read_text().count("\n") == 3
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+
 from tests.unit.image.guest import Guest, shells
 
 OWNER = os.getuid() or 1001
@@ -32,7 +33,16 @@ def let_in(guest: Guest) -> None:
 
 
 def test_a_run_that_is_allowed_becomes_the_users_program(guest: Guest) -> None:
-    starter = guest.start(*BATCH, "sh", "-c", 'printf "%s|" "$0" "$@" "$PATH"; cat; exit 3', "two words", "*", "", extra={"PATH": "/my:/usr/bin:/bin"})
+    starter = guest.start(
+        *BATCH,
+        "sh",
+        "-c",
+        'printf "%s|" "$0" "$@" "$PATH"; cat; exit 3',
+        "two words",
+        "*",
+        "",
+        extra={"PATH": "/my:/usr/bin:/bin"},
+    )
     assert guest.line("may-start") == f"may-start {guest.boot_id} 1 41 - 1 {OWNER}"
     guest.send("allow 1")
     out, err = starter.communicate("its input", timeout=10)
@@ -122,8 +132,17 @@ def test_many_steps_without_a_batch_script_are_all_let_in_by_one_answer(guest: G
     assert sorted(step.communicate(timeout=10)[0] for step in steps) == [f"{rank}\n" for rank in range(4)]
 
 
-@pytest.mark.parametrize("words", [(), ("batch",), ("batch", "41", "-", "1", "1001", "true", "x"), ("other", "41", "-", "1", "1001", "--", "true"),
-                                   ("batch", "x;y", "-", "1", "1001", "--", "true"), ("batch", "41", "-", "../1", "1001", "--", "true")])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("batch",),
+        ("batch", "41", "-", "1", "1001", "true", "x"),
+        ("other", "41", "-", "1", "1001", "--", "true"),
+        ("batch", "x;y", "-", "1", "1001", "--", "true"),
+        ("batch", "41", "-", "../1", "1001", "--", "true"),
+    ],
+)
 def test_a_starter_with_words_that_make_no_sense_gives_the_job_back(guest: Guest, words: tuple[str, ...]) -> None:
     assert guest.start(*words).wait(10) == 199
 
@@ -139,12 +158,16 @@ def test_the_users_environment_cannot_name_another_gate(guest: Guest, tmp_path: 
 
 def test_rubbish_from_the_owner_does_not_stop_the_gate(guest: Guest) -> None:
     with (guest.run / "ask").open("w") as ask:
-        ask.write("ask batch 1 - 0 0 9\nask batch $(id) - 0 1 1\nfinished 41 0\ntick\nport deny 1 x\n\n" + "x" * 5000 + "\n")
+        ask.write(
+            "ask batch 1 - 0 0 9\nask batch $(id) - 0 1 1\nfinished 41 0\ntick\nport deny 1 x\n\n" + "x" * 5000 + "\n"
+        )
     let_in(guest)
 
 
 @pytest.mark.parametrize(("wait_status", "said"), [("0", "0"), ("768", "3"), ("9", "137"), ("", "-"), ("x", "-")])
-def test_the_end_of_a_run_is_told_with_its_exit_code_and_again_after_each_welcome(guest: Guest, wait_status: str, said: str) -> None:
+def test_the_end_of_a_run_is_told_with_its_exit_code_and_again_after_each_welcome(
+    guest: Guest, wait_status: str, said: str
+) -> None:
     let_in(guest)
     assert guest.epilog(SLURM_JOB_ID="41", SLURM_JOB_EXIT_CODE=wait_status) == 0
     line = f"finished {guest.boot_id} 41 - 1 {said}"

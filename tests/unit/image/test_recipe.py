@@ -35,7 +35,13 @@ def test_five_mistakes_in_one_answer(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
     said = str(caught.value)
-    for field, value in [("name", "'../etc'"), ("suite", "12"), ("lrms", "'pbs'"), ("packages", "--allow"), ("source_date_epoch", "True")]:
+    for field, value in [
+        ("name", "'../etc'"),
+        ("suite", "12"),
+        ("lrms", "'pbs'"),
+        ("packages", "--allow"),
+        ("source_date_epoch", "True"),
+    ]:
         assert any(f"{field}: is" in line and value in line and "; write" in line for line in said.splitlines()), field
 
 
