@@ -1,3 +1,4 @@
+#!/usr/bin/python3 -IS
 """The job starter: what the LRMS runs on a bait in place of the user's program, as the job's user.
 
 It asks the bait over a Unix socket what to do with the job and says it to the LRMS by its exit code, which is

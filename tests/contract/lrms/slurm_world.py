@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
+from bait import starter
 from bait.lrms.slurm import slurm
 from deploy.lab.lab import Lab
 from deploy.lab.layout import Layout
@@ -51,14 +52,26 @@ class SlurmSite:
         # Not only down: the VM's slurmd answers at its address, and it would come back.
         name = self.lab.layout.node(_VM_HOST).bait
         self.lab.run("head", ["scontrol", "delete", f"nodename={name}"], check=True)
-        starter = self._program(self.files / "starter", _STARTER.format(files=self.files))
-        self.lab.install_starter(starter)
+        self.test_starter()
         self._program(self.files / "script", _SCRIPT.format(files=self.files))
         self.commands.mkdir()
         head = self.lab.pid_on_machine("head")
         for name in ("squeue", "sinfo", "scontrol"):
             words = " ".join(enter_argv(head, [f"/usr/bin/{name}"], "/"))
             self._program(self.commands / name, f'#!/bin/sh\nexec {words} "$@"\n')
+
+    def real_starter(self) -> Path:
+        """Puts the bait's own starter in place; the socket it will ask at. `test_starter` undoes it."""
+        self.lab.install_starter(Path(starter.__file__))
+        settings = self.lab.layout.private("h1", "etc") / "wnod" / "starter.conf"
+        settings.parent.mkdir(exist_ok=True)
+        settings.write_text(f"socket={self.files}/hook.sock\n")
+        settings.chmod(0o644)
+        return self.files / "hook.sock"
+
+    def test_starter(self) -> None:
+        """The one that does what a test wrote into a file."""
+        self.lab.install_starter(self._program(self.files / "starter", _STARTER.format(files=self.files)))
 
     def down(self) -> None:
         self.lab.purge()
