@@ -29,10 +29,11 @@ class Page:
 
 def read(directory: Path) -> list[Page]:
     """Every page there is. ValueError for one that no job of the demo wrote."""
-    return [_page(path) for path in sorted(directory.iterdir())]
+    return [page(path) for path in sorted(directory.iterdir())]
 
 
-def _page(path: Path) -> Page:
+def page(path: Path) -> Page:
+    """One page. ValueError if no job of the demo wrote it, or not yet all of its first line."""
     case, identity, *_ = path.name.split(".")
     job, task = identity.split("_")
     lines = [line.split() for line in path.read_text().splitlines()]

@@ -64,7 +64,7 @@ def meddle(stage: Stage, job: Job) -> None:
     match job.case.meddling:
         case Meddling.CANCEL_BOOTING if "parked" in job.stages and "ready" not in job.stages:
             stage.command(user, "scancel", job.id)
-        case Meddling.CANCEL_RUNNING if "running" in job.stages and job.state == "RUNNING":
+        case Meddling.CANCEL_RUNNING if job.state == "RUNNING" and ledger.starts(ledger.read(stage.ledger), job.id):
             stage.command(user, "scancel", job.id)
         case Meddling.CORRECT if "known:" in job.told:
             stage.say(f"{user} reads: {job.told}")

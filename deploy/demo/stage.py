@@ -72,10 +72,7 @@ class Stage:
 
     def look(self, jobs: list[Job]) -> None:
         """Bring every job up to what Slurm and the baits say now."""
-        seen = {_job_id(row): row for row in self._squeue()}
-        for job in jobs:
-            if job.id in seen:
-                _take(job, seen[job.id])
+        self.look_in_slurm(jobs)
         for host in self.lab.hosts:
             for row in self.site.wnod(host, "jobs", "--all") or ():
                 for job in jobs:
@@ -83,7 +80,15 @@ class Stage:
                         job.bait = self.lab.layout.node(host).bait
                         job.vm, job.stages = row["vm"], row["stages"]
 
-    def _squeue(self) -> list[dict[str, Any]]:
+    def look_in_slurm(self, jobs: list[Job]) -> None:
+        """Bring every job up to what Slurm says now."""
+        seen = {_job_id(row): row for row in self.squeue()}
+        for job in jobs:
+            if job.id in seen:
+                _take(job, seen[job.id])
+
+    def squeue(self) -> list[dict[str, Any]]:
+        """Every job Slurm knows, in its own words."""
         done = self.lab.run(HEAD, ["squeue", "--json", "--all", "--states=all"])
         answer = json.loads(done.stdout or "{}")
         if "jobs" not in answer:

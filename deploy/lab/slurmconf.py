@@ -15,7 +15,7 @@ ENVIRONMENTS = ("debian12", "debian12-sci", "retired6")
 
 @dataclasses.dataclass(frozen=True)
 class BaitShape:
-    """What one bait pretends to be: it attracts as many one-cpu jobs at a time as it has cpus, whatever its machine has.
+    """What one bait pretends to be: it attracts as many one-cpu jobs at a time as it has cpus.
 
     As many cpus as its host has slots: more would attract jobs that can only be handed back."""
 
