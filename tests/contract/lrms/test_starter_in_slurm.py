@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from bait.hookserver import Answer, HookCall, HookServer, Word
 from bait.lrms.base import JobState
 from deploy.lab.layout import USERS
+from protocol.ids import Run
 from tests.contract.lrms.slurm_world import SlurmSite, SlurmWorld
 from tests.contract.lrms.worlds import seen
 
@@ -54,7 +55,5 @@ async def test_a_job_is_parked_and_the_kernel_names_its_user(slurm_world: SlurmW
 @pytest_twisted.ensureDeferred
 async def test_with_no_bait_daemon_the_job_goes_back_to_the_queue(slurm_world: SlurmWorld, hook: Path) -> None:
     job = slurm_world.submit()
-    view = await seen(
-        slurm_world, job, state=JobState.PENDING, run=(await slurm_world.lrms.jobs([job]))[job].run.next()
-    )
-    assert not view.held
+    view = await seen(slurm_world, job, run=Run(cluster="wnod", job=job, restart=1))
+    assert (view.state, view.held) == (JobState.PENDING, False)
