@@ -57,7 +57,7 @@ class Keeper:
     times: Times
     ttl_s: float
     specify: Callable[[Vm, str, str], "DomainSpec"]
-    """Record, overlay path and channel path to domain; may raise ImageRefused."""
+    """Record, overlay path and channel path to domain; may raise ImageRefused or DomainRefused."""
     observer: Observer
     vms: dict[Generation, Vm] = field(default_factory=dict)
     ready: dict[Generation, BootId] = field(default_factory=dict)

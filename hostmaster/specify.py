@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hostmaster.keeper import run_json
 from hostmaster.lifecycle import Vm
-from hostmaster.world import Accelerator, Artifacts, DomainSpec, Ours
+from hostmaster.world import Accelerator, Artifacts, DomainRefused, DomainSpec, Ours
 from wnod.config import HostmasterConfig, Slot
 
 
@@ -17,11 +17,11 @@ class Site:
 
 
 def slot_of(config: HostmasterConfig, vm: Vm) -> Slot:
-    """The identity the VM has. KeyError if the configuration no longer has that slot."""
+    """The identity the VM has. DomainRefused if the configuration no longer has that slot."""
     for slot in config.slots:
         if slot.name == vm.vm:
             return slot
-    raise KeyError(f"slot {vm.vm!r} is not in the configuration any more")
+    raise DomainRefused(f"slot {vm.vm!r} is not in the configuration any more")
 
 
 def specify(site: Site, vm: Vm, artifacts: Artifacts, overlay: str, channel: str) -> DomainSpec:

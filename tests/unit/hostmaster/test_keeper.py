@@ -1,0 +1,222 @@
+"""The keeper: records become deeds, deeds are found again after a crash, and nothing of others is touched."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from hostmaster import lifecycle
+from hostmaster.world import HypervisorUnavailable
+from protocol.ids import BootId, Generation
+from protocol.messages import Code, VmPhase
+from tests.unit.hostmaster.host_case import HostCase, again, host_case
+from tests.unit.hostmaster.records import BOOT, RUN, a_vm
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[HostCase]:
+    with host_case(tmp_path / "journal") as case:
+        yield case
+
+
+def make(case: HostCase) -> None:
+    """A granted VM, its domain made and its guest booting."""
+    case.keeper.put(a_vm())
+    case.run()
+
+
+def boot(case: HostCase) -> None:
+    case.keeper.ready[Generation(1)] = BootId(BOOT)
+    case.keeper.duties.kick("1")
+    case.run()
+
+
+def recovered(case: HostCase) -> object:
+    got: list[object] = []
+    Deferred.fromCoroutine(case.keeper.recover()).addBoth(got.append)
+    case.run()
+    return got[0] if got else None
+
+
+def test_a_granted_vm_is_made_booted_and_ready(case: HostCase) -> None:
+    make(case)
+    assert (case.vm.phase, list(case.images.made)) == (VmPhase.BOOTING, ["vm1-g1"])
+    boot(case)
+    assert (case.vm.phase, case.vm.boot_id) == (VmPhase.READY, BOOT)
+    assert case.changes == [f"vm1-g1 {p}" for p in ("reserved", "creating", "creating", "booting", "ready")]
+    assert [entry.text for entry in case.journal.read_history("12")][-1] == "vm1-g1 ready"
+
+
+def test_a_released_vm_leaves_nothing_behind(case: HostCase) -> None:
+    make(case)
+    case.keeper.put(lifecycle.release(case.vm, 110.0))
+    case.run()
+    assert (case.keeper.vms, case.hypervisor.kept, case.images.made, case.guests.channels) == ({}, {}, {}, {})
+    assert case.journal.load("vm", lifecycle.Vm) == {}
+    assert case.changes[-1] == "vm1-g1 forgotten"
+    assert case.clock.getDelayedCalls() == []
+
+
+def test_what_is_put_is_on_disk_before_anybody_hears_of_it(case: HostCase) -> None:
+    on_disk: list[object] = []
+    case.changed = lambda before, vm: on_disk.append(case.journal.load("vm", lifecycle.Vm)["1"])  # type: ignore[method-assign]
+    case.keeper.put(a_vm())
+    assert on_disk == [a_vm()]
+
+
+def test_putting_the_same_record_again_tells_nobody(case: HostCase) -> None:
+    make(case)
+    said = len(case.changes)
+    case.keeper.put(case.vm)
+    assert len(case.changes) == said
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_daemon_that_dies_while_a_vm_is_made_makes_it_once(case: HostCase, lost: int) -> None:
+    case.hypervisor.lose_answers = lost
+    case.keeper.put(a_vm())
+    for _ in range(4):
+        case.clock.advance(0)
+    after = again(case)
+    after.keeper.kick_all()
+    after.run(3)
+    assert after.vm.phase is VmPhase.BOOTING
+    assert len(after.hypervisor.kept) == 1
+    assert after.guests.channels == {"vm1-g1": False}
+    after.journal.close()
+
+
+def test_a_daemon_that_dies_after_any_step_of_destroying_goes_on(case: HostCase) -> None:
+    make(case)
+    case.keeper.put(lifecycle.release(case.vm, 110.0))
+    for _ in range(30):
+        case = again(case)
+        case.keeper.kick_all()
+        case.clock.advance(0)
+        case.clock.advance(0)
+        if not case.keeper.vms:
+            break
+    assert (case.keeper.vms, case.hypervisor.kept, case.images.made) == ({}, {}, {})
+    case.journal.close()
+
+
+def test_nothing_is_made_or_destroyed_while_libvirt_is_away(case: HostCase) -> None:
+    make(case)
+    boot(case)
+    case.hypervisor.away = "libvirtd hangs"
+    case.hypervisor.calls.clear()
+    case.keeper.put(lifecycle.release(case.vm, 110.0))
+    case.run(20)
+    assert set(case.hypervisor.calls) == {"domains"}
+    assert case.keeper.away
+    assert case.vm.phase is VmPhase.DESTROYING
+    case.hypervisor.come_back()
+    case.run(2)
+    assert case.keeper.vms == {}
+
+
+def test_a_refused_create_is_tried_again_and_then_given_up_with_its_reason(case: HostCase) -> None:
+    case.hypervisor.refuse = "no bridge br0"
+    case.keeper.put(a_vm())
+    case.run(2)
+    assert len([call for call in case.hypervisor.calls if call.startswith("create")]) == lifecycle.MAX_CREATES
+    assert (case.vm.phase, case.vm.code, case.vm.text) == (VmPhase.GONE, Code.BOOT_FAILED, "no bridge br0")
+    assert case.images.made == {}
+
+
+def test_a_full_disk_is_a_reason_too(case: HostCase) -> None:
+    case.images.full = "no space left on device"
+    case.keeper.put(a_vm())
+    case.run(2)
+    assert case.vm.text == "no space left on device"
+
+
+def test_a_slot_that_the_configuration_has_lost_is_a_reason_too(case: HostCase) -> None:
+    case.keeper.put(a_vm(vm="vm9"))
+    case.run(2)
+    assert case.vm.text == "slot 'vm9' is not in the configuration any more"
+
+
+def test_a_dead_vm_is_noticed_by_its_event_and_by_looking(case: HostCase) -> None:
+    make(case)
+    boot(case)
+    case.hypervisor.vanish(a_vm().uuid)
+    case.run(1)
+    assert (case.vm.phase, case.vm.code) == (VmPhase.GONE, Code.VM_DIED)
+
+
+def test_a_gone_vm_that_nobody_releases_frees_its_slot_when_its_lease_ends(case: HostCase) -> None:
+    make(case)
+    case.hypervisor.vanish(a_vm().uuid)
+    case.run(1)
+    assert case.keeper.renew(a_vm().lease)
+    case.run(88)
+    assert case.keeper.vms
+    case.run(3)
+    assert case.keeper.vms == {}
+    assert not case.keeper.renew(a_vm().lease)
+
+
+def test_a_lease_that_is_renewed_does_not_end(case: HostCase) -> None:
+    make(case)
+    boot(case)
+    for _ in range(5):
+        case.run(60)
+        case.keeper.renew(a_vm().lease)
+    assert case.vm.phase is VmPhase.READY
+    case.run(92)
+    assert "vm1-g1 destroying" in case.changes
+    assert case.changes[-1] == "vm1-g1 forgotten"
+
+
+def test_a_restarted_daemon_gives_every_lease_its_full_time(case: HostCase) -> None:
+    make(case)
+    boot(case)
+    case.clock.advance(85)
+    case = again(case)
+    case.keeper.ready[Generation(1)] = BootId(BOOT)
+    case.keeper.kick_all()
+    case.run(80)
+    assert case.vm.phase is VmPhase.READY
+    case.journal.close()
+
+
+def test_recovery_adopts_what_the_journal_lost_and_never_uses_its_generation_again(case: HostCase) -> None:
+    make(case)
+    case.journal.remove("vm", "1")
+    case = again(case)
+    recovered(case)
+    assert (case.vm.phase, case.vm.key, case.vm.bound) == (VmPhase.STARTED, "vm1-g1", RUN.next())
+    assert "vm1-g1" in case.guests.channels
+    assert case.journal.next_number("generation") == 2
+    case.journal.close()
+
+
+def test_recovery_removes_overlays_of_nobody_and_leaves_strangers_alone(case: HostCase) -> None:
+    make(case)
+    case.images.made["vm9-g9"] = 10
+    stranger = case.hypervisor.stranger("database")
+    recovered(case)
+    assert list(case.images.made) == ["vm1-g1"]
+    assert stranger in case.hypervisor.kept
+    assert not any(stranger in call for call in case.hypervisor.calls)
+
+
+def test_recovery_does_nothing_while_libvirt_is_away(case: HostCase) -> None:
+    case.images.made["vm9-g9"] = 10
+    case.hypervisor.away = "not started"
+    failure = recovered(case)
+    assert isinstance(getattr(failure, "value", None), HypervisorUnavailable)
+    assert list(case.images.made) == ["vm9-g9"]
+
+
+def test_two_vms_of_a_slot_never_share_a_look_that_is_older_than_their_deed(case: HostCase) -> None:
+    make(case)
+    case.hypervisor.hang = True
+    case.keeper.put(lifecycle.release(case.vm, 110.0))
+    case.run(1)
+    assert case.vm.phase is VmPhase.DESTROYING
+    case.hypervisor.release()
+    case.run(1)
+    assert case.keeper.vms == {}
