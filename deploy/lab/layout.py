@@ -40,7 +40,7 @@ USERS = (
     Account("bob", 7702, "/home/bob", "/bin/bash"),
 )
 SERVICES = (
-    Account("wnod-host", 7711, "/nonexistent", "/usr/sbin/nologin", ("libvirt", "kvm")),
+    Account("wnod-host", 7711, "/nonexistent", "/usr/sbin/nologin", ("libvirt", "libvirt-qemu")),
     Account("wnod-bait", 7712, "/nonexistent", "/usr/sbin/nologin"),
 )
 

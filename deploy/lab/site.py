@@ -28,8 +28,9 @@ from wnod import pki
 from wnod.ask import DaemonUnreachable, ask
 
 DAEMONS = ("hostmaster", "bait")
-USERS = {"hostmaster": None, "bait": "slurm"}
-"""Who runs them. Without slurmdbd only SlurmUser may change other users' jobs."""
+USERS = {"hostmaster": "wnod-host", "bait": "slurm"}
+"""Who runs them. The hostmaster needs libvirt's group and QEMU's; without slurmdbd only SlurmUser may change other
+users' jobs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,19 +134,19 @@ class Site:
         self._write(node, "catalogue.yaml", self._catalogue())
         self._write(node, "hostmaster.yaml", self._hostmaster(node))
         self._write(node, "bait.yaml", self._bait(node))
-        self._secret(node, self.lab.layout.root / "munge.key", "munge.key", "root")
-        for identity, owner in ((f"host-{node.name}", "root"), (f"bait-{node.bait}", "slurm")):
+        self._secret(node, self.lab.layout.root / "munge.key", "munge.key", USERS["hostmaster"])
+        for identity, owner in ((f"host-{node.name}", USERS["hostmaster"]), (f"bait-{node.bait}", USERS["bait"])):
             role = identity.split("-")[0]
             for suffix in ("pem", "key"):
                 self._secret(node, self._pki / f"{identity}.{suffix}", f"{role}.{suffix}", owner)
         self._secret(node, self._pki / "ca.pem", "ca.pem", "root", mode="0644")
         for path, owner, mode in (
             ("/var/lib/wnod", "root", "0755"),
-            ("/var/lib/wnod/hostmaster", "root", "0711"),
-            ("/var/lib/wnod/bait", "slurm", "0700"),
+            ("/var/lib/wnod/hostmaster", USERS["hostmaster"], "0711"),
+            ("/var/lib/wnod/bait", USERS["bait"], "0700"),
             ("/run/wnod", "root", "0755"),
-            ("/run/wnod/hostmaster", "root", "0755"),
-            ("/run/wnod/bait", "slurm", "0755"),
+            ("/run/wnod/hostmaster", USERS["hostmaster"], "0711"),
+            ("/run/wnod/bait", USERS["bait"], "0711"),
         ):
             self.lab.run(node.name, ["install", "-d", "-o", owner, "-m", mode, path], check=True)
 
