@@ -34,7 +34,7 @@ def write_image(directory: Path, content: dict[str, bytes] = CONTENT, **changes:
         "source_date_epoch": 1700000000,
         **changes,
     }
-    made = Manifest(**fields)  # type: ignore[arg-type]
+    made = Manifest(**fields)
     (directory / manifest.MANIFEST).write_bytes(made.canonical())
     return made
 
