@@ -1,0 +1,73 @@
+"""Leases that the host has and the bait's journal has lost: taken up where the LRMS says they are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bait.adoption import adopt, record
+from bait.follower import note
+from bait.lease import Phase
+from bait.lrms.base import JobState
+from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, bait_case
+from tests.unit.bait.records import BAIT, RUN, TARGET, VM, a_job, a_lease, parked_job
+
+STATUS = a_status(a_lease())
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[BaitCase]:
+    with bait_case(tmp_path / "journal") as case:
+        yield case
+
+
+@pytest.mark.parametrize(
+    ("job", "phase"),
+    [
+        (None, Phase.ENDED),
+        (a_job(), Phase.ENDED),  # still at the bait, where its starter has hung up
+        (parked_job(), Phase.PARKED),
+        (parked_job(held=False), Phase.RELEASED),
+        (a_job(run=TARGET, node=VM), Phase.RELEASED),
+        (a_job(run=TARGET, state=JobState.ENDED), Phase.ENDED),
+        (a_job(run=TARGET.next(), node=BAIT), Phase.ENDED),
+    ],
+)
+def test_a_lease_is_taken_up_where_its_job_is(job: Any, phase: Phase) -> None:
+    lease = record(STATUS, job, 200.0)
+    assert (lease.phase, lease.since, lease.vm, lease.generation) == (phase, 200.0, VM, 1)
+    assert (lease.run, lease.target, lease.lease, lease.owner) == (RUN, TARGET, STATUS.lease, OWNER)
+
+
+def test_the_jobs_home_is_read_from_our_own_note() -> None:
+    sent = a_lease(partition="long", requeue=False)
+    job = a_job(run=TARGET, node=VM, partition="vwn", note=note(sent))
+    lease = record(STATUS, job, 200.0)
+    assert lease.home == sent.home
+    assert record(STATUS, parked_job(partition="long", requeue=False), 200.0).home == sent.home
+
+
+def test_a_lease_of_a_job_that_is_over_releases_its_vm(case: BaitCase) -> None:
+    adopt(case.follower, case.lrms, STATUS)
+    case.hear_status(STATUS)
+    case.run(3)
+    case.released()
+    assert case.follower.leases == {}
+
+
+def test_a_lease_is_not_taken_up_while_the_lrms_is_away(case: BaitCase) -> None:
+    case.lrms.away = True
+    adopt(case.follower, case.lrms, STATUS)
+    case.run(1)
+    assert case.follower.leases == {}
+
+
+def test_a_lease_that_is_on_record_meanwhile_is_left_as_it_is(case: BaitCase) -> None:
+    case.lrms.latency_s = 1.0
+    adopt(case.follower, case.lrms, STATUS)
+    mine = a_lease()
+    case.follower.put(mine)
+    case.run(1.5)
+    assert case.lease.text == mine.text
+    assert case.lease.phase is not Phase.PARKED

@@ -1,0 +1,228 @@
+"""The follower: leases become deeds at the LRMS and the host, in order, once, and again after a crash."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bait.lease import Lease, Phase
+from bait.lrms.base import JobState
+from protocol.ids import Generation
+from protocol.messages import Code, Denied, HostInventory, Release, RequestVm, VmLost
+from tests.fakes.lrms import HAND_BACK, PARK
+from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, again, bait_case
+from tests.unit.bait.records import DEBIAN, SHAPE, VM
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[BaitCase]:
+    with bait_case(tmp_path / "journal") as case:
+        yield case
+
+
+def parked(case: BaitCase) -> str:
+    """A job that waits, held, for its VM."""
+    job, answers = case.intercepted()
+    case.grant()
+    case.run(0.5)
+    assert [answer.answer for answer in answers] == ["park"]
+    case.lrms.exits(job, PARK)
+    case.run(1)
+    assert case.lease.phase is Phase.PARKED
+    return job
+
+
+def running(case: BaitCase) -> str:
+    """A job whose user code runs in its VM."""
+    job = parked(case)
+    case.ready()
+    case.run(1)
+    case.lrms.tick()
+    case.started()
+    case.run(1)
+    assert case.lease.phase is Phase.STARTED
+    return job
+
+
+def test_a_job_is_asked_for_parked_sent_followed_and_released(case: BaitCase) -> None:
+    job = running(case)
+    assert case.lrms.all_jobs[job].starts == [("bait1", 0), (VM, 1)]
+    case.lrms.exits(job, 0)
+    case.run(2)
+    assert VM not in case.lrms.all_nodes
+    case.released()
+    assert (case.follower.leases, case.over[-1].phase) == ({}, Phase.ENDED)
+    assert list(case.over[-1].stages) == ["intercepted", "granted", "parked", "ready", "released", "running", "ended"]
+    assert case.journal.load("lease", Lease) == {}
+
+
+def test_the_request_says_what_the_lrms_says_and_not_what_the_starter_claims(case: BaitCase) -> None:
+    job, _ = case.intercepted(memory_mib=700)
+    ask = case.take(RequestVm)
+    assert (ask.run.job, ask.run.restart, ask.owner, ask.environment) == (job, 0, OWNER, DEBIAN)
+    assert (ask.shape.memory_mib, ask.shape.cpus, ask.lease) == (700, SHAPE.cpus, case.lease.lease)
+
+
+def test_a_request_is_made_once_in_a_conversation_and_again_with_the_same_lease_in_the_next(case: BaitCase) -> None:
+    case.intercepted()
+    first = case.take(RequestVm)
+    case.run(3)
+    assert case.sent == []
+    case.view.disconnected()
+    case.follower.kick_all()
+    case.run(1)
+    assert case.sent == []
+    case.link()
+    case.follower.kick_all()
+    case.run()
+    second = case.take(RequestVm)
+    assert (second.lease, second.id != first.id) == (first.lease, True)
+
+
+def test_a_job_waits_for_a_host_that_is_away_no_longer_than_it_may(case: BaitCase) -> None:
+    case.view.disconnected()
+    job, answers = case.intercepted()
+    case.run(9)
+    assert answers == []
+    case.run(3)
+    assert [answer.answer for answer in answers] == ["hand-back"]
+    case.lrms.exits(job, HAND_BACK)
+    case.run(2)
+    assert case.lrms.all_jobs[job].note.startswith("wnod: given back: ")
+
+
+def test_a_denied_job_goes_back_for_as_long_as_the_host_says(case: BaitCase) -> None:
+    job, answers = case.intercepted()
+    ask = case.take(RequestVm)
+    case.hear(Denied(id=ask.id, lease=ask.lease, code=Code.NO_ROOM, text="full", permanent=False, retry_after_s=40.0))
+    case.run(0.2)
+    assert [(answer.answer, answer.text) for answer in answers] == [("hand-back", "full")]
+    case.lrms.exits(job, HAND_BACK)
+    case.run(2)
+    record = case.lrms.all_jobs[job]
+    assert 38.0 < record.eligible_at - case.clock.seconds() < 40.0
+    assert case.follower.leases == {}
+
+
+def test_a_job_that_fits_nowhere_is_parked_and_held_for_its_user(case: BaitCase) -> None:
+    job, answers = case.intercepted(requeue=False)
+    ask = case.take(RequestVm)
+    case.hear(Denied(id=ask.id, lease=ask.lease, code=Code.TOO_BIG, text="too big", permanent=True))
+    case.run(0.5)
+    assert [answer.answer for answer in answers] == ["park"]
+    case.lrms.exits(job, PARK)
+    case.run(2)
+    record = case.lrms.all_jobs[job]
+    assert (record.told, bool(record.held_by), record.requeue) == ("too big", True, False)
+
+
+def test_a_job_that_must_not_be_requeued_is_made_so_once_and_put_back(case: BaitCase) -> None:
+    done: list[str] = []
+    make = case.lrms.make_requeueable
+
+    async def counted(run: object) -> None:
+        done.append(str(run))
+        await make(run)  # type: ignore[arg-type]
+
+    case.lrms.make_requeueable = counted  # type: ignore[method-assign]
+    job, _ = case.intercepted(requeue=False)
+    case.grant()
+    case.run(0.3)
+    assert len(done) == 1
+    case.lrms.exits(job, PARK)
+    case.run(1)
+    case.ready()
+    case.run(1)
+    assert case.lrms.all_jobs[job].requeue is False
+
+
+def test_a_lost_vm_is_told_to_the_lrms_and_its_slot_released(case: BaitCase) -> None:
+    job = running(case)
+    lease = case.lease.lease
+    case.hear(VmLost(lease=lease, generation=Generation(1), code=Code.VM_DIED, text="the VM died"))
+    case.run(2)
+    assert case.lrms.all_jobs[job].run.restart == 2
+    assert case.lrms.all_jobs[job].required_nodes == ()
+    case.run(2)
+    assert case.follower.leases
+    case.released()
+    assert case.follower.leases == {}
+
+
+def test_a_job_is_gone_only_after_two_looks_without_it(case: BaitCase) -> None:
+    job = running(case)
+    record = case.lrms.all_jobs.pop(job)
+    case.run(0.9)
+    assert case.lease.phase is Phase.STARTED
+    case.lrms.all_jobs[job] = record
+    case.run(3)
+    assert case.lease.phase is Phase.STARTED
+    case.lrms.forget(job)
+    case.run(4)
+    assert [lease.phase for lease in case.follower.leases.values()] == [Phase.ENDED]
+
+
+def test_an_lrms_that_is_away_is_no_reason_for_anything(case: BaitCase) -> None:
+    running(case)
+    case.lrms.away = True
+    case.hear(VmLost(lease=case.lease.lease, generation=Generation(1), code=Code.VM_DIED, text="the VM died"))
+    case.run(30)
+    assert case.lease.phase is Phase.STARTED
+    assert case.sent == []
+
+
+def test_a_refused_deed_is_not_repeated_at_full_speed(case: BaitCase) -> None:
+    job = parked(case)
+    case.lrms.hold(job)
+    case.ready()
+    before = case.lrms.queries
+    case.run(5)
+    assert case.lrms.queries - before < 30
+
+
+def test_leases_that_are_over_stay_readable(case: BaitCase) -> None:
+    job = running(case)
+    case.lrms.exits(job, 0)
+    case.run(2)
+    case.released()
+    assert [lease.run.job for lease in case.follower.past] == [job]
+    case = again(case)
+    assert [lease.run.job for lease in case.follower.past] == [job]
+    assert any("ended" in entry.text for entry in case.journal.read_history(job))
+    case.journal.close()
+
+
+def test_a_daemon_that_died_while_the_job_was_parked_sends_it_when_it_is_back(case: BaitCase) -> None:
+    job = parked(case)
+    lease = case.lease
+    case = again(case)
+    case.run(3)
+    assert case.lease.phase is Phase.PARKED
+    ask = lease.target
+    case.link(HostInventory(vms=(a_status(lease, bound=True),), complete=True))
+    case.ready()
+    case.run(2)
+    case.lrms.tick()
+    assert case.lrms.all_jobs[job].node == VM
+    assert case.lease.target == ask
+    case.journal.close()
+
+
+def test_a_host_that_has_forgotten_the_vm_gets_no_job(case: BaitCase) -> None:
+    job = parked(case)
+    case.link(HostInventory(vms=(), complete=True))
+    case.follower.kick_all()
+    case.run(2)
+    record = case.lrms.all_jobs[job]
+    assert (record.held_by, record.required_nodes) == ("", ())
+    assert case.follower.leases == {}
+
+
+def test_an_ended_lease_waits_for_its_vms_node_to_be_idle(case: BaitCase) -> None:
+    job = running(case)
+    case.lrms.all_jobs[job].state = JobState.LEAVING
+    case.follower.put(replace(case.lease, phase=Phase.ENDED))
+    case.run(3)
+    assert VM in case.lrms.all_nodes
+    assert not any(isinstance(message, Release) for message in case.sent)
