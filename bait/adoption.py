@@ -51,6 +51,8 @@ def record(vm: VmStatus, job: JobView | None, now: float) -> Lease:
 
 
 def _phase(vm: VmStatus, job: JobView | None) -> Phase:
+    if job is not None and job.state is JobState.PENDING and job.run != vm.run and vm.vm in job.required_nodes:
+        return Phase.RETURNING  # its run in the VM is over, and nobody took the VM off it again (R11)
     if job is None or job.run != vm.run or job.state is JobState.ENDED:
         return Phase.ENDED
     if job.state is JobState.PENDING and job.held:

@@ -139,6 +139,7 @@ class Keeper:
         for memory in (self.ready, self.failed, self._refused):
             memory.pop(vm.generation, None)
         self._renewed.pop(vm.lease, None)
+        self.guests.close(vm.key)  # a VM that never was made has nothing else to be cleaned
         self.observer.forgotten(vm)
 
     def renew(self, lease: LeaseId) -> bool:

@@ -165,6 +165,8 @@ class Site:
 
     def _crash(self, who: str, away_s: float, lose_journal: bool) -> None:
         self._die(who, away_s)
+        if lose_journal and who == "host":
+            self.generations.clear()  # a host that lost everything counts from the highest that is left
         if lose_journal:
             for path in self.directory.glob(f"{who}.sqlite*"):
                 path.unlink()

@@ -268,6 +268,15 @@ def test_a_bait_that_lost_its_journal_adopts_its_leases_from_the_host(site: Site
     finishes(site, job)
 
 
+def test_a_bait_that_lost_its_journal_while_a_job_left_its_dead_vm_takes_the_vm_off_it(site: Site) -> None:
+    job = site.submit()
+    site.until(lambda: site.running(job))
+    site.kill_vm()
+    site.until(lambda: site.job(job).run.restart == 2)
+    site.crash_bait(lose_journal=True)
+    finishes(site, job, starts=2)
+
+
 @pytest.mark.parametrize("phase", ["requested", "granted", "parking", "parked", "released", "started"])
 def test_a_link_that_is_lost_for_a_while_loses_no_job(site: Site, phase: str) -> None:
     job = site.submit()

@@ -32,6 +32,8 @@ def case(tmp_path: Path) -> Iterator[BaitCase]:
         (a_job(run=TARGET, node=VM), Phase.RELEASED),
         (a_job(run=TARGET, state=JobState.ENDED), Phase.ENDED),
         (a_job(run=TARGET.next(), node=BAIT), Phase.ENDED),
+        (parked_job(run=TARGET.next(), held=False, required_nodes=(VM,)), Phase.RETURNING),
+        (parked_job(run=TARGET.next(), held=False), Phase.ENDED),
     ],
 )
 def test_a_lease_is_taken_up_where_its_job_is(job: Any, phase: Phase) -> None:

@@ -58,6 +58,15 @@ def test_a_released_vm_leaves_nothing_behind(case: HostCase) -> None:
     assert case.clock.getDelayedCalls() == []
 
 
+def test_a_vm_that_is_released_before_it_is_made_leaves_nothing_behind_either(case: HostCase) -> None:
+    case.guests.open("vm1-g1")
+    case.keeper.put(a_vm())
+    case.keeper.put(lifecycle.release(case.vm, 110.0))
+    case.run(1)
+    assert (case.keeper.vms, case.guests.channels) == ({}, {})
+    assert not any(call.startswith("create") for call in case.hypervisor.calls)
+
+
 def test_what_is_put_is_on_disk_before_anybody_hears_of_it(case: HostCase) -> None:
     on_disk: list[object] = []
     case.changed = lambda before, vm: on_disk.append(case.journal.load("vm", lifecycle.Vm)["1"])  # type: ignore[method-assign]
