@@ -25,6 +25,8 @@ SETTINGS = "/etc/wnod/starter.conf"
 """Optional; lines `socket=/path` and `limit=seconds`. Read only if root owns it and nobody else may write it."""
 
 ANSWER_LIMIT = 4096
+AGAIN_S = 0.25
+"""Pause before a bait that is not there is asked again."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM, signal.SIGXCPU)
 _LEFT_ALONE = frozenset(
     {signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT, signal.SIGCHLD}
@@ -59,7 +61,19 @@ def question(argv: list[str]) -> bytes:
 
 
 def ask(path: str, line: bytes, deadline: float) -> int:
-    """One line to the bait, one line back, before the deadline."""
+    """The exit code that the answer means. A bait that is not there may be starting anew: asked until the deadline."""
+    while True:
+        try:
+            answer = answered(path, line, deadline)
+        except (ConnectionError, FileNotFoundError):
+            answer = b""
+        if answer or time.monotonic() + AGAIN_S >= deadline:
+            return verdict(answer)
+        time.sleep(AGAIN_S)
+
+
+def answered(path: str, line: bytes, deadline: float) -> bytes:
+    """One line to the bait, one line back, before the deadline; empty if the bait went away without a word."""
     import socket  # noqa: PLC0415 (here: what fails to load must hand back too)
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as bait:
@@ -67,15 +81,24 @@ def ask(path: str, line: bytes, deadline: float) -> int:
         # SIGALRM ends the wait.
         bait.connect(path)
         bait.sendall(line)
-        import json  # noqa: PLC0415 (while the bait thinks)
+        import json  # noqa: F401, PLC0415 (while the bait thinks)
 
         answer = b""
         while not answer.endswith(b"\n") and len(answer) < ANSWER_LIMIT:
             bait.settimeout(max(0.01, deadline - time.monotonic()))
             part = bait.recv(ANSWER_LIMIT)
             if not part:
-                return HAND_BACK
+                break
             answer += part
+    return answer
+
+
+def verdict(answer: bytes) -> int:
+    """What an answer means for the LRMS; ValueError or the like for one that nobody understands."""
+    import json  # noqa: PLC0415 (loaded already)
+
+    if not answer.endswith(b"\n"):
+        return HAND_BACK
     reply = json.loads(answer)
     if reply["answer"] == "refuse":
         say(str(reply.get("text", "")))

@@ -1,5 +1,6 @@
 """The starter as the LRMS runs it: a process of its own, judged by its exit code."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -57,7 +58,8 @@ def bait(tmp_path: Path) -> Iterator[Callable[[Answer], Bait]]:
 
     yield make
     for one in made:
-        one.close()
+        with contextlib.suppress(OSError):
+            one.close()
 
 
 def start(
@@ -111,7 +113,6 @@ def test_an_array_task_and_its_restart_are_told(tmp_path: Path, bait: Callable[[
         b'"park"\n',
         b"park\n",
         b"\xff\xfe\n",
-        b"",
         b'{"answer":"park"',
         b"{" * 5000,
         b"[" * 4000 + b"\n",
@@ -155,9 +156,30 @@ def test_a_step_ends_with_a_clear_line(tmp_path: Path, bait: Callable[[Answer], 
 
 
 def test_nobody_listens_hands_back(tmp_path: Path) -> None:
-    assert finish(start(tmp_path, *BATCH))[0] == 198
+    assert finish(start(tmp_path, *BATCH, limit=0.5))[0] == 198
     (tmp_path / "hook.sock").write_text("not a socket")
-    assert finish(start(tmp_path, *BATCH))[0] == 198
+    assert finish(start(tmp_path, *BATCH, limit=0.5))[0] == 198
+
+
+def test_a_bait_that_ends_without_a_word_is_asked_again_until_the_limit(
+    tmp_path: Path, bait: Callable[[Answer], Bait]
+) -> None:
+    one = bait(b"")
+    assert finish(start(tmp_path, *BATCH, limit=1.0))[0] == 198
+    assert len(one.asked) > 1
+
+
+def test_a_bait_that_starts_anew_is_asked_again(tmp_path: Path, bait: Callable[[Answer], Bait]) -> None:
+    """A crash of the daemon costs the jobs at the bait nothing but its restart."""
+    first = bait(b"")
+    process = start(tmp_path, *BATCH)
+    while not first.asked:
+        assert process.poll() is None
+    first.close()
+    (tmp_path / "hook.sock").unlink()
+    second = bait(b'{"answer":"park","text":""}\n')
+    assert finish(process)[0] == 199
+    assert second.asked == first.asked[:1]
 
 
 def test_a_silent_bait_hands_back_within_the_limit(tmp_path: Path, bait: Callable[[Answer], Bait]) -> None:
