@@ -67,6 +67,8 @@ class BaitService:
     link: Link = field(init=False)
     refused: Callable[[Code], None] = lambda code: None
     _releasing: dict[LeaseId, list[tuple[str, RequestId]]] = field(default_factory=dict)
+    _postponed: dict[LeaseId, tuple[str, Release]] = field(default_factory=dict)
+    """Releases of leases that nobody here knows, while libvirt is away: it may yet show their VMs (R13)."""
     _capacity_told: Capacity | None = None
     log: Logger = field(default_factory=lambda: Logger("hostmaster.baits"))
 
@@ -192,7 +194,9 @@ class BaitService:
 
     def _release(self, peer: str, ask: Release) -> None:
         vm = self._own(peer, ask.lease)
-        if vm is None:
+        if vm is None and self.keeper.away:
+            self._postponed[ask.lease] = (peer, ask)
+        elif vm is None:
             self.link.send(peer, Released(id=ask.id, lease=ask.lease))
         elif ask.generation not in (None, vm.generation):
             self.link.send(peer, Error(id=ask.id, code=Code.STALE_GENERATION, text="the lease has another generation"))
@@ -262,6 +266,10 @@ class BaitService:
 
     def tell_capacity(self) -> None:
         """Tell every bait, if it is news."""
+        if not self.keeper.away:
+            postponed, self._postponed = self._postponed, {}
+            for peer, ask in postponed.values():
+                self._release(peer, ask)
         message = self.capacity()
         if message != self._capacity_told:
             self._capacity_told = message

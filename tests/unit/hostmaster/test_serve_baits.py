@@ -180,6 +180,17 @@ def test_a_release_of_what_is_not_there_is_answered_at_once(case: HostCase) -> N
     assert says(case, RELEASE, Released).id == ASK.id
 
 
+def test_a_release_of_what_libvirt_may_yet_show_is_answered_when_it_has_been_asked(case: HostCase) -> None:
+    case.keeper.away = True
+    case.baits.received("bait1", RELEASE)
+    assert case.take(Released) == []
+    case.keeper.away = False
+    case.baits.tell_capacity()
+    assert [answer.id for answer in case.take(Released)] == [ASK.id]
+    case.baits.tell_capacity()
+    assert case.sent == []
+
+
 def test_a_release_of_another_generation_changes_nothing(case: HostCase) -> None:
     granted(case)
     assert says(case, replace(RELEASE, generation=Generation(7)), Error).code is Code.STALE_GENERATION
