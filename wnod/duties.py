@@ -69,7 +69,7 @@ class Duties:
         """Start nothing more; cancel what runs and return when all have ended."""
         self._stopping = True
         running = []
-        for duty in self._duties.values():
+        for duty in tuple(self._duties.values()):
             self._disarm(duty)
             if duty.running is not None:
                 running.append(duty.running)
