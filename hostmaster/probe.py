@@ -10,6 +10,9 @@ from hostmaster.world import Accelerator, DomainRefused
 
 ORDER = (Accelerator.KVM, Accelerator.TCG)
 
+MAX_TEXT = 300
+"""QEMU's last words can be pages; the first line says it."""
+
 Boot = Callable[[Accelerator], Awaitable[str]]
 """Boots a probe guest: empty if it shut itself down in time, else what happened instead."""
 
@@ -30,5 +33,5 @@ async def find_accelerator(offered: frozenset[Accelerator], boot: Boot) -> tuple
         if not failure:
             found = f"{accelerator}: a probe guest booted and shut itself down"
             return accelerator, "; ".join((found, *findings))
-        findings.append(f"{accelerator}: {failure}")
+        findings.append(f"{accelerator}: {' '.join(failure.split())[:MAX_TEXT]}")
     raise DomainRefused("no accelerator boots a guest: " + "; ".join(findings))
