@@ -4,12 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
 from hostmaster.lifecycle import (
-    MAX_CREATES,
     Deed,
     Facts,
     Step,
@@ -62,7 +61,7 @@ def test_a_vm_whose_making_is_in_doubt_waits_for_libvirt() -> None:
 
 
 def test_a_vm_that_cannot_be_made_goes_and_says_why() -> None:
-    step = after(VmPhase.CREATING, facts(DomainState.ABSENT, refused="no such bridge"), tries=MAX_CREATES)
+    step = after(VmPhase.CREATING, facts(DomainState.ABSENT, refused="no such bridge"), tries=TIMES.creates)
     assert (step.vm.phase, step.vm.code, step.vm.text) == (VmPhase.DESTROYING, Code.BOOT_FAILED, "no such bridge")
 
 
@@ -98,6 +97,7 @@ def test_a_vm_that_is_seen_dead_goes(phase: VmPhase, domain: DomainState) -> Non
 
 
 def test_destroying_goes_from_domain_to_overlay_to_gone() -> None:
+    assert after(VmPhase.DESTROYING, facts(None, overlay=True)).deed is None
     assert after(VmPhase.DESTROYING, facts(DomainState.RUNNING)).deed is Deed.DESTROY
     assert after(VmPhase.DESTROYING, facts(DomainState.STOPPED)).deed is Deed.DESTROY
     assert after(VmPhase.DESTROYING, facts(DomainState.ABSENT)).deed is None
@@ -261,8 +261,11 @@ def test_phases_move_along_the_allowed_edges_only(vm: Vm, seen: Facts) -> None:
     assert all(getattr(step.vm, name) == getattr(vm, name) for name in kept)
 
 
-@given(SOME_VMS, SOME_FACTS)
-def test_nothing_is_done_while_nothing_is_known(vm: Vm, seen: Facts) -> None:
+@pytest.mark.parametrize("phase", list(VmPhase))
+@given(vm=SOME_VMS, seen=SOME_FACTS)
+@settings(max_examples=30)
+def test_nothing_is_done_while_nothing_is_known(phase: VmPhase, vm: Vm, seen: Facts) -> None:
+    vm = changed(vm, phase=phase)
     step = decide(vm, replace(seen, domain=None), TIMES)
     assert step.deed is None
     assert step.vm.phase is not VmPhase.GONE or vm.phase is VmPhase.GONE
@@ -276,7 +279,7 @@ def test_each_deed_rests_on_a_fact_that_was_seen(vm: Vm, seen: Facts) -> None:
     step = decide(vm, seen, TIMES)
     if step.deed is Deed.CREATE:
         assert (vm.phase, seen.domain) == (VmPhase.CREATING, DomainState.ABSENT)
-        assert vm.tries < step.vm.tries <= MAX_CREATES
+        assert vm.tries < step.vm.tries <= TIMES.creates
     if step.deed is Deed.DESTROY:
         assert vm.phase is VmPhase.DESTROYING
         assert seen.domain in SEEN
@@ -339,7 +342,7 @@ def test_deciding_and_doing_comes_to_rest_and_stays_there(
     world = World(domain, overlay, deaf, lost)
     rested = settle(vm, world, ready)
     assert settle(rested, world, ready) == rested
-    assert world.creates <= MAX_CREATES
+    assert world.creates <= TIMES.creates
     if rested.phase is VmPhase.GONE and vm.phase is not VmPhase.GONE:
         assert (world.domain, world.overlay) == (DomainState.ABSENT, False)
 
