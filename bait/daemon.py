@@ -55,7 +55,12 @@ class BaitDaemon:
 
     def _build(self) -> None:
         config, reactor = self.config, self.reactor
-        times = Times(poll_s=config.lrms.poll_s, answer_s=config.hook.limit_s * 2 / 3)
+        times = Times(
+            poll_s=config.lrms.poll_s,
+            answer_s=config.hook.limit_s * 2 / 3,
+            retry_s=config.retry.delay_s,
+            longest_retry_s=config.retry.longest_s,
+        )
         self.follower = Follower(
             clock=reactor,
             bait=config.bait,

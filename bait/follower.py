@@ -193,6 +193,7 @@ class Follower:
             lost=view.lost.get(lease_id, ""),
             node=node is not None,
             node_ready=node is not None and node.state is NodeState.READY,
+            failures=sum(past.failed and past.run.same_job(lease.run) for past in self.past),
         )
 
     async def _look_at_job(self, lease: Lease) -> tuple[bool, JobView | None]:
@@ -259,7 +260,7 @@ class Follower:
                 await self.lrms.make_requeueable(lease.run)
                 self._sights.pop(lease.run.key, None)  # what was seen before is out of date
             case Deed.TELL:
-                await self.lrms.tell(lease.target, f"the VM {lease.vm} is being made for this job")
+                await self.lrms.tell(lease.target, f"the VM of this job is {lease.vm}")
             case Deed.SEND:
                 assert lease.vm is not None
                 await self.lrms.send(lease.target, lease.vm, lease.shape, lease.home, note(lease))

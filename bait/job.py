@@ -69,7 +69,7 @@ def _at_the_bait(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step
     if facts.denied is not None:
         return _denied(lease, facts.denied, facts)
     if facts.lost:
-        return Step(_return(lease, facts, facts.lost))
+        return Step(_failed(lease, facts, facts.lost, times))
     if facts.now > lease.since + times.answer_s:
         return Step(_return(lease, facts, "the hostmaster did not answer in time", delay_s=5))
     if lease.phase is Phase.REQUESTED:
@@ -130,7 +130,7 @@ def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(_enter(lease, Phase.RELEASED, facts.now, "released") if sent else _taken_away(lease, facts))
     trouble = _vm_trouble(lease, facts, times)
     if trouble:
-        return Step(_return(lease, facts, trouble))
+        return Step(_failed(lease, facts, trouble, times))
     if facts.vm is not None and facts.vm.phase is VmPhase.STARTED:
         # A host that lost its journal takes up its VMs as started (reconcile.adoptable): nothing may start in it.
         return Step(_return(lease, facts, f"the host no longer knows whether {lease.vm} was used"))
@@ -147,7 +147,8 @@ def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
     if facts.node_ready:
         return Step(lease, Deed.SEND)
     if facts.now > lease.stages["ready"] + times.register_s:
-        return Step(_return(lease, facts, f"the VM {lease.vm} did not become a node in {times.register_s:.0f} s"))
+        text = f"the VM {lease.vm} did not become a node in {times.register_s:.0f} s"
+        return Step(_failed(lease, facts, text, times))
     return Step(lease, wake_s=times.soon_s)
 
 
@@ -172,7 +173,7 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(_taken_away(lease, facts))
     trouble = _vm_trouble(lease, facts, times) if facts.linked else ""
     if trouble and job.state is JobState.PENDING:
-        return Step(_return(lease, facts, trouble))
+        return Step(_failed(lease, facts, trouble, times))
     if trouble and not lease.failed_node:
         return Step(lease, Deed.FAIL_NODE)
     return Step(lease, wake_s=min(times.poll_s, 3 * times.soon_s))
@@ -296,6 +297,12 @@ def _enter(lease: Lease, phase: Phase, now: float, stage: str | None = None) -> 
 
 def _end(lease: Lease, facts: Facts, text: str) -> Lease:
     return _enter(replace(lease, text=text), Phase.ENDED, facts.now, "ended")
+
+
+def _failed(lease: Lease, facts: Facts, text: str, times: Times) -> Lease:
+    """Back to the queue because of the VM: later each time, so that a VM that never boots does not spin the job."""
+    delay = min(times.longest_retry_s, times.retry_s * 2 ** min(facts.failures, 16))
+    return replace(_return(lease, facts, text, int(delay)), failed=True)
 
 
 def _return(lease: Lease, facts: Facts, text: str, delay_s: int = 0) -> Lease:

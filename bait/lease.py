@@ -47,6 +47,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How long a job that is given back waits in the queue."""
     told: bool = False
     failed_node: bool = False
+    failed: bool = False
+    """The VM was to blame for the job's return to the queue."""
     refused_at: float | None = None
     """When the LRMS first refused to have the job sent to its VM."""
     stages: dict[str, float] = {}
@@ -110,6 +112,8 @@ class Facts:
     """The LRMS knows a node of the VM's name."""
     node_ready: bool = False
     """That node has registered and can take the job."""
+    failures: int = 0
+    """How many VMs of this job have failed before, as far as this bait remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,9 @@ class Times:
     """How long sending a job is tried that the LRMS refuses to have sent: its user may hold it."""
     soon_s: float = 0.1
     poll_s: float = 1.0
+    retry_s: float = 15.0
+    """How long a job stays away after its VM failed; doubles with each failure of the same job."""
+    longest_retry_s: float = 600.0
 
 
 class Deed(enum.Enum):

@@ -74,20 +74,18 @@ def _environment(wishes: str, rules: list[Rule], offers: Offers) -> EnvironmentN
 
 
 def _wished(wishes: str, offers: Offers) -> EnvironmentName | Impossible:
-    """The first alternative (`a|b`) of which every word (`a&b`) is one environment that is offered."""
+    """The first environment that is all an alternative (`a|b`) asks for (`a&b`): by name, by tags, or both."""
     unknown = ""
     for alternative in wishes.strip("[]()").split("|"):
         words = {word for word in re.split(r"[&,]", alternative) if word}
-        if len(words) == 1:
-            (word,) = words
-            if word in offers:
-                return EnvironmentName(word)
-            unknown = unknown or word
-        elif words:
-            named = " and ".join(sorted(words))
-            text = f"--constraint asks for {named[:200]} at once: name one environment; known: {_names(offers)}"
-            return Impossible(text)
-    return _unknown(unknown or wishes, offers)
+        for name, offer in offers.items():
+            if words and words <= {name, *offer.tags}:
+                return name
+        strange = words - {word for name, offer in offers.items() for word in (name, *offer.tags)}
+        unknown = unknown or next(iter(sorted(strange)), "")
+    if unknown:
+        return _unknown(unknown, offers)
+    return Impossible(f"no environment is all of --constraint={wishes[:200]}; known: {_names(offers)}")
 
 
 def _unknown(word: str, offers: Offers) -> Impossible:
@@ -95,4 +93,6 @@ def _unknown(word: str, offers: Offers) -> Impossible:
 
 
 def _names(offers: Offers) -> str:
-    return ", ".join(sorted(offers)) or "none"
+    return (
+        ", ".join(f"{name} ({', '.join(o.tags)})" if o.tags else name for name, o in sorted(offers.items())) or "none"
+    )

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from hostmaster import accelerator, guestconf, specify
 from hostmaster.accounts import account_of
 from hostmaster.environments import Environments
-from hostmaster.events import EventThread
+from hostmaster.events import EventThread, Limits
 from hostmaster.guests import GuestChannels
 from hostmaster.hypervisor import LibvirtHypervisor
 from hostmaster.images import LocalImages, Source
@@ -23,7 +23,7 @@ from hostmaster.lifecycle import Times, Vm
 from hostmaster.numbers import Numbers
 from hostmaster.serve_baits import INVENTORY_EVERY_S, BaitService
 from hostmaster.serve_guests import GuestService
-from hostmaster.world import Accelerator, DomainRefused, DomainSpec, HypervisorUnavailable
+from hostmaster.world import DomainRefused, DomainSpec, HypervisorUnavailable
 from protocol.ids import EnvironmentName
 from protocol.link import HostEnd, Tls
 from wnod.config import Catalogue, HostmasterConfig, load_catalogue
@@ -54,7 +54,12 @@ class HostmasterDaemon:
         )
         slots = tuple(slot.name for slot in config.slots)
         self.libvirt_events = EventThread()
-        self.hypervisor = LibvirtHypervisor(reactor, config.hypervisor.uri, emulator=config.hypervisor.emulator)
+        self.hypervisor = LibvirtHypervisor(
+            reactor,
+            config.hypervisor.uri,
+            Limits(create=config.times.create_limit_s),
+            emulator=config.hypervisor.emulator,
+        )
         self.sources = _sources(catalogue)
         self.images = LocalImages(reactor, config.state, self.sources, self._qemu_user)
         self.environments = Environments(catalogue, self.images, config.capacity, slots)
@@ -73,7 +78,7 @@ class HostmasterDaemon:
             hypervisor=self.hypervisor,
             images=self.images,
             guests=self.guests,
-            times=Times(boot_limit_s=config.times.boot_limit_s),
+            times=Times(boot_limit_s=config.times.boot_limit_s, creates=1 + config.times.retries),
             ttl_s=config.times.lease_ttl_s,
             specify=self._specify,
             observer=self,
@@ -108,6 +113,8 @@ class HostmasterDaemon:
         self.hypervisor.start()
         await self.link.start()
         self._every(INVENTORY_EVERY_S, self.baits.send_inventories)
+        # A hint may be lost, so every VM is looked at anew from time to time.
+        self._every(INVENTORY_EVERY_S, self.keeper.kick_all)
         self._every(VERIFY_EVERY_S, self._resettle)
         self._every(1.0, self.baits.tell_capacity)
         self._every(DAY_S / 4, self._prune_consoles)
@@ -185,8 +192,9 @@ class HostmasterDaemon:
     # --- parts' questions ------------------------------------------------------------------------------
 
     def _specify(self, vm: Vm, overlay: str, channel: str) -> DomainSpec:
-        chosen = self.accelerator.accelerator if self.accelerator is not None else Accelerator.TCG
-        site = specify.Site(self.config, chosen)
+        if self.accelerator is None:
+            raise HypervisorUnavailable("no accelerator has been proven yet")
+        site = specify.Site(self.config, self.accelerator.accelerator)
         return specify.specify(site, vm, self.environments.usable(vm.environment), overlay, channel)
 
     def _configure(self, vm: Vm) -> bytes:
@@ -202,10 +210,11 @@ class HostmasterDaemon:
             dns=config.network.dns,
         )
         overhead = self.environments.host().overheads.get(vm.environment, 0)
+        tags = self.environments.catalogue.environments[vm.environment].tags
         key = Path(config.lrms.munge_key).read_bytes()
         address = specify.slot_of(config, vm).address
         account = account_of(vm.owner)
-        return guestconf.lines(vm, site, address, account, {"munge.key": key}, time.time(), overhead)
+        return guestconf.lines(vm, site, address, account, {"munge.key": key}, time.time(), overhead, tags)
 
     def _qemu_user(self) -> tuple[int, int]:
         return self.hypervisor.qemu_user

@@ -58,6 +58,7 @@ class Environments:
             largest=entry.largest,
             usual=entry.default,
             text=obstacle[:1024],
+            tags=entry.tags,
         )
 
     def _obstacle(self, name: EnvironmentName) -> str:

@@ -50,15 +50,17 @@ def lines(
     credentials: Mapping[str, bytes],
     now: float,
     overhead_mib: int = 0,
+    tags: tuple[str, ...] = (),
 ) -> bytes:
     """All a guest needs between `welcome` and `go`; idempotent, so it is simply sent again after a reconnect."""
     settings = {
         "address": address,
         "lrms": site.lrms,
         "controller": site.controller,
-        "features": ",".join((*site.features, vm.environment)),
+        "features": ",".join((*site.features, vm.environment, *tags)),
         "cpus": str(vm.shape.cpus),
         "memory_mib": str(vm.shape.memory_mib - overhead_mib),
+        "disk_mib": str(vm.shape.disk_mib),
     }
     if site.gateway:
         settings["gateway"] = site.gateway

@@ -105,9 +105,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Limits in seconds."""
+    """Limits; times in seconds."""
 
     boot_limit_s: float = 180.0
+    creates: int = 2
+    """How often libvirt is asked to make one VM before that counts as failed (a number, not seconds)."""
     retry_s: float = 1.0
 
 
@@ -126,9 +128,6 @@ class Step:
     vm: Vm
     deed: Deed | None = None
     wake_at: float | None = None
-
-
-MAX_CREATES = 2
 
 
 def decide(vm: Vm, facts: Facts, times: Times) -> Step:
@@ -160,7 +159,7 @@ def _creating(vm: Vm, facts: Facts, times: Times) -> Step:
             return Step(ending(vm, Code.BOOT_FAILED, "the VM stopped while it was made", facts.now))
     if facts.now >= facts.expires_at:
         return Step(_expired(vm, facts.now))
-    if vm.tries >= MAX_CREATES:
+    if vm.tries >= times.creates:
         why = facts.refused or "the hypervisor did not make the VM"
         return Step(ending(vm, Code.BOOT_FAILED, why, facts.now))
     return Step(replace(vm, tries=vm.tries + 1), Deed.CREATE)

@@ -89,9 +89,7 @@ def _parse_words(verb: str, words: list[str]) -> FromGuest:
                 _boot_id(boot_id), _number(number), _word(job), _optional(task), _number(restart), _number(uid)
             )
         case "finished", [boot_id, job, task, restart, status]:
-            return GuestFinished(
-                _boot_id(boot_id), _word(job), _optional(task), _number(restart), _optional(status)
-            )
+            return GuestFinished(_boot_id(boot_id), _word(job), _optional(task), _number(restart), _optional(status))
         case "failed", [boot_id, stage, *text]:
             return GuestFailed(_boot_id(boot_id), _word(stage), _free_text(text))
     raise ValueError(f"no verb {verb!r} with {len(words)} words in version {VERSION}")

@@ -31,6 +31,7 @@ LeaseIdField = Annotated[LeaseId, Meta(pattern=_HEX128, description="128 random 
 RequestIdField = Annotated[RequestId, Meta(pattern=_HEX128, description="128 random bits, chosen by the asker")]
 SessionIdField = Annotated[SessionId, Meta(pattern=_HEX128, description="128 random bits, chosen by the bait")]
 BootIdField = Annotated[BootId, Meta(pattern=r"^[0-9a-f-]{36}\Z", description="the guest kernel's random boot id")]
+WordField = Annotated[str, Meta(pattern=_WORD, description="a plain word: letters, digits and ._+-")]
 GenerationField = Annotated[Generation, Meta(ge=1, le=2**53, description="a host's VM number; never used twice")]
 Uid = Annotated[int, Meta(ge=0, le=2**32 - 2, description="numeric user id")]
 Epoch = Annotated[int, Meta(ge=1, le=2**53, description="counts a daemon's starts; never goes back")]

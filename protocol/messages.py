@@ -26,6 +26,7 @@ from protocol.ids import (
     Shape,
     Uid,
     VmNameField,
+    WordField,
 )
 
 VERSIONS = (1,)
@@ -257,6 +258,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     usual: Shape
     """What a job that says nothing gets."""
     text: Text = ""
+    tags: Annotated[tuple[WordField, ...], Meta(max_length=64)] = ()
+    """Software in it: other names a job may ask for it by."""
 
 
 class Capacity(_Msg, frozen=True, tag="capacity"):

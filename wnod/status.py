@@ -39,7 +39,7 @@ class StatusServer:
 
     async def start(self) -> None:
         """Listen, replacing the socket a crashed predecessor left."""
-        os.makedirs(os.path.dirname(self.path), mode=0o750, exist_ok=True)
+        os.makedirs(os.path.dirname(self.path), mode=0o711, exist_ok=True)
         remove_socket(self.path)
         endpoint: Any = UNIXServerEndpoint(self._reactor, self.path, mode=0o660)  # type: ignore[no-untyped-call]
         self._port = await serve_pages(endpoint, self._pages)

@@ -10,7 +10,7 @@ from deploy.lab.layout import BATCH_PARTITION, PROJECT, Layout, Node
 FRAGMENT = PROJECT / "deploy" / "lrms" / "slurm"
 
 #: `retired6` is offered by the baits and known to no catalogue: a user who asks for it must be told.
-ENVIRONMENTS = ("debian12", "debian12-sci", "retired6")
+ENVIRONMENTS = ("debian12", "debian12-sci", "retired6", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,7 @@ class BaitShape:
 
     cpus: int = 2
     memory_mib: int = 8192
+    disk_mib: int = 8192
     environments: tuple[str, ...] = ENVIRONMENTS
 
 
@@ -28,7 +29,7 @@ def node_line(node: Node, shape: BaitShape) -> str:
     features = ",".join(("bait", *shape.environments))
     return (
         f"NodeName={node.bait} NodeHostname={node.name} NodeAddr={node.address} CPUs={shape.cpus} "
-        f"RealMemory={shape.memory_mib} Feature={features} State=UNKNOWN"
+        f"RealMemory={shape.memory_mib} TmpDisk={shape.disk_mib} Feature={features} State=UNKNOWN"
     )
 
 

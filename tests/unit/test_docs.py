@@ -48,7 +48,7 @@ MESSAGES = (
     "does not decode",
     "written by a newer wnod",
     "only TCG works on this host",
-    "wnod: refused: ",
+    "wnod: refused:",
 )
 THEIRS = {"file is not a database"}
 

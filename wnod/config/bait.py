@@ -79,10 +79,10 @@ class Gate(ConfigStruct, frozen=True):
 
 
 class Retry(ConfigStruct, frozen=True):
-    """How often a job that found no room is tried again before it goes back to its home partition."""
+    """How long a job stays away after its VM failed: `delay_s`, doubled with each failure, at most `longest_s`."""
 
     delay_s: Annotated[int, Meta(ge=1, le=86_400, description="whole seconds")] = 15
-    max_tries: Annotated[int, Meta(ge=1, le=100)] = 3
+    longest_s: Annotated[int, Meta(ge=1, le=86_400, description="whole seconds")] = 600
 
 
 class BaitConfig(ConfigStruct, frozen=True):

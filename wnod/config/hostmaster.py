@@ -90,7 +90,8 @@ class Times(ConfigStruct, frozen=True):
     boot_limit_s: Seconds = 180.0
     lease_ttl_s: Seconds = 90.0
     create_limit_s: Seconds = 60.0
-    retries: Annotated[int, Meta(ge=0, le=10)] = 2
+    retries: Annotated[int, Meta(ge=0, le=10)] = 1
+    """How often a VM that libvirt refuses to make is tried once more."""
     keep_console_days: Annotated[int, Meta(ge=0, le=3650)] = 7
 
 

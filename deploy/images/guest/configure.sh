@@ -42,6 +42,7 @@ on_set() {
     features) given_features=$decoded ;;
     cpus) is_number "$decoded" && given_cpus=$decoded ;;
     memory_mib) is_number "$decoded" && given_memory_mib=$decoded ;;
+    disk_mib) is_number "$decoded" && given_disk_mib=$decoded ;;
     *) return 1 ;;
     esac
 }

@@ -35,6 +35,7 @@ make_cgroups() {
 run_slurmd() {
     offer="CPUs=${given_cpus:-1}"
     [ -z "${given_memory_mib:-}" ] || offer="$offer RealMemory=$given_memory_mib"
+    [ -z "${given_disk_mib:-}" ] || offer="$offer TmpDisk=$given_disk_mib"
     [ -z "${given_features:-}" ] || offer="$offer Feature=$given_features"
     /usr/sbin/slurmd -D -vv -Z -N "$node_name" --conf "$offer" \
         --conf-server "$given_controller" </dev/null 2>&1 | watch_slurmd

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bait.match import Impossible, Wanted, match
 from protocol.ids import EnvironmentName, Shape
@@ -50,7 +51,20 @@ def test_an_unknown_wish_is_named_with_what_there_is(wishes: str) -> None:
 
 
 def test_two_environments_at_once_are_impossible() -> None:
-    assert "name one environment" in impossible(TWO, wishes="debian12&rocky9")
+    assert "no environment is all of" in impossible(TWO, wishes="debian12&rocky9")
+
+
+def test_an_environment_is_also_found_by_what_is_in_it() -> None:
+    offers = {DEBIAN: an_offer(), ROCKY: replace(an_offer(ROCKY), tags=("numpy", "root6"))}
+    assert wanted(offers, wishes="numpy").environment == ROCKY
+    assert wanted(offers, wishes="rocky9&root6&numpy").environment == ROCKY
+    assert wanted(offers, wishes="debian12&numpy|root6").environment == ROCKY
+
+
+def test_software_that_the_named_environment_lacks_is_impossible() -> None:
+    offers = {DEBIAN: an_offer(), ROCKY: replace(an_offer(ROCKY), tags=("numpy",))}
+    assert "no environment is all of" in impossible(offers, wishes="debian12&numpy")
+    assert "'fortran'" in impossible(offers, wishes="rocky9&fortran")
 
 
 def test_a_job_on_several_nodes_is_impossible() -> None:

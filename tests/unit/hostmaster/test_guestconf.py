@@ -15,8 +15,8 @@ SITE = Site(
 )
 
 
-def told(site: Site = SITE, overhead_mib: int = 0) -> list[str]:
-    content = lines(a_vm(), site, "10.0.0.11/24", ACCOUNT, {"munge.key": b"\0secret"}, 12.5, overhead_mib)
+def told(site: Site = SITE, overhead_mib: int = 0, tags: tuple[str, ...] = ()) -> list[str]:
+    content = lines(a_vm(), site, "10.0.0.11/24", ACCOUNT, {"munge.key": b"\0secret"}, 12.5, overhead_mib, tags)
     return content.decode("ascii").splitlines()
 
 
@@ -30,6 +30,7 @@ def test_a_guest_is_told_everything_between_welcome_and_go() -> None:
         "set features vwn%2Csite%2Cdebian12",
         "set cpus 1",
         "set memory_mib 512",
+        "set disk_mib 128",
         "set gateway 10.0.0.254",
         "host 10.0.0.1 ctl",
         "mount nfs4 ctl%3A%2Fhome %2Fhome vers%3D4.2",
@@ -45,9 +46,13 @@ def test_the_node_offers_what_the_job_asked_for_and_not_the_guests_own_memory() 
     assert "set memory_mib 448" in told(overhead_mib=64)
 
 
+def test_the_node_carries_the_environments_software_as_features() -> None:
+    assert "set features vwn%2Csite%2Cdebian12%2Cnumpy" in told(tags=("numpy",))
+
+
 def test_what_the_site_does_not_say_is_not_told() -> None:
     words = {line.split(" ")[1] for line in told(Site("slurm", "ctl:6817", (), {}, ())) if line.startswith("set")}
-    assert words == {"address", "lrms", "controller", "features", "cpus", "memory_mib"}
+    assert words == {"address", "lrms", "controller", "features", "cpus", "memory_mib", "disk_mib"}
 
 
 def test_no_text_of_a_user_can_break_a_line() -> None:

@@ -7,6 +7,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from hostmaster import lifecycle
+from hostmaster.lifecycle import Times
 from hostmaster.world import HypervisorUnavailable
 from protocol.ids import BootId, Generation
 from protocol.messages import Code, VmPhase
@@ -129,7 +130,7 @@ def test_a_refused_create_is_tried_again_and_then_given_up_with_its_reason(case:
     case.hypervisor.refuse = "no bridge br0"
     case.keeper.put(a_vm())
     case.run(2)
-    assert len([call for call in case.hypervisor.calls if call.startswith("create")]) == lifecycle.MAX_CREATES
+    assert len([call for call in case.hypervisor.calls if call.startswith("create")]) == Times().creates
     assert (case.vm.phase, case.vm.code, case.vm.text) == (VmPhase.GONE, Code.BOOT_FAILED, "no bridge br0")
     assert case.images.made == {}
 

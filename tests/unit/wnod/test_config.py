@@ -129,7 +129,7 @@ def test_the_smallest_hostmaster_gets_the_documented_defaults(tmp_path: Path) ->
 def test_the_smallest_bait_gets_the_documented_defaults(tmp_path: Path) -> None:
     config = load_bait(written(tmp_path / "b.yaml", BAIT))
     assert config.hook.socket == "/run/wnod/bait/hook.sock"
-    assert (config.lrms.vm_partition, config.lrms.poll_s, config.retry.max_tries) == ("vwn", 1.0, 3)
+    assert (config.lrms.vm_partition, config.lrms.poll_s, config.retry.longest_s) == ("vwn", 1.0, 600)
     moved = load_bait(written(tmp_path / "b.yaml", BAIT + "runtime: /run/x\n"))
     assert moved.hook.socket == "/run/x/hook.sock"
     named = load_bait(written(tmp_path / "b.yaml", BAIT + "hook: {socket: /run/y.sock}\n"))

@@ -29,9 +29,9 @@ class DutiesTests(SynchronousTestCase):
     def test_a_kick_makes_one_step(self) -> None:
         self.duties.kick("a")
         self.clock.advance(0)
-        self.assertEqual(self.steps, ["a"])
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertFalse(self.duties.busy())
+        assert self.steps == ["a"]
+        assert self.clock.getDelayedCalls() == []
+        assert not self.duties.busy()
 
     def test_kicks_during_a_step_make_exactly_one_more(self) -> None:
         self.answer = self.wait_at_a_gate
@@ -40,20 +40,20 @@ class DutiesTests(SynchronousTestCase):
         for _ in range(3):
             self.duties.kick("a")
         self.clock.advance(0)
-        self.assertEqual(self.steps, ["a"])
+        assert self.steps == ["a"]
         self.gates[0].callback(Now.REST)
         self.clock.advance(0)
-        self.assertEqual(self.steps, ["a", "a"])
+        assert self.steps == ["a", "a"]
         self.gates[1].callback(Now.REST)
         self.clock.advance(0)
-        self.assertEqual(self.steps, ["a", "a"])
+        assert self.steps == ["a", "a"]
 
     def test_keys_do_not_wait_for_each_other(self) -> None:
         self.answer = self.wait_at_a_gate
         self.duties.kick("a")
         self.duties.kick("b")
         self.clock.advance(0)
-        self.assertEqual(self.steps, ["a", "b"])
+        assert self.steps == ["a", "b"]
         for gate in self.gates:
             gate.callback(Now.REST)
 
@@ -62,21 +62,21 @@ class DutiesTests(SynchronousTestCase):
         self.answer = lambda: answers.pop(0)
         self.duties.kick("a")
         self.clock.pump([0, 0, 0, 0])
-        self.assertEqual(len(self.steps), 3)
+        assert len(self.steps) == 3
 
     def test_a_number_is_a_time_to_look_again_and_a_kick_comes_earlier(self) -> None:
         self.answer = lambda: 5.0
         self.duties.kick("a")
         self.clock.advance(0)
         self.clock.advance(4.9)
-        self.assertEqual(len(self.steps), 1)
+        assert len(self.steps) == 1
         self.duties.kick("a")
         self.clock.advance(0)
-        self.assertEqual(len(self.steps), 2)
+        assert len(self.steps) == 2
         self.clock.advance(4.9)
-        self.assertEqual(len(self.steps), 2)
+        assert len(self.steps) == 2
         self.clock.advance(0.2)
-        self.assertEqual(len(self.steps), 3)
+        assert len(self.steps) == 3
 
     def test_a_failed_step_is_tried_again_with_back_off_and_reported(self) -> None:
         seen: list[str] = []
@@ -89,13 +89,13 @@ class DutiesTests(SynchronousTestCase):
         self.duties.kick("a")
         self.clock.advance(0)
         self.clock.advance(0.5)
-        self.assertEqual(len(self.steps), 2)
+        assert len(self.steps) == 2
         self.clock.advance(0.9)
-        self.assertEqual(len(self.steps), 2)
+        assert len(self.steps) == 2
         self.clock.advance(0.1)
-        self.assertEqual(len(self.steps), 3)
-        self.assertEqual(seen, ["a: no answer"] * 3)
-        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 3)
+        assert len(self.steps) == 3
+        assert seen == ["a: no answer"] * 3
+        assert len(self.flushLoggedErrors(RuntimeError)) == 3
 
     def test_stop_cancels_what_runs_and_starts_nothing_more(self) -> None:
         self.answer = self.wait_at_a_gate
@@ -105,5 +105,5 @@ class DutiesTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.duties.stop()))
         self.duties.kick("a")
         self.clock.advance(100)
-        self.assertEqual(self.steps, ["a"])
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        assert self.steps == ["a"]
+        assert self.clock.getDelayedCalls() == []
