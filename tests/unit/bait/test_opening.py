@@ -89,6 +89,7 @@ def test_a_node_that_a_human_closed_is_not_touched(case: Case) -> None:
     case.changed()
     case.run(20)
     assert case.closed == "fan broken"
+    assert case.told == [False, True]  # nobody is told that it opened
     case.lrms.undrain(BAIT)
     case.run(11)
     assert (case.state(), case.opening.human) == (NodeState.READY, "")
