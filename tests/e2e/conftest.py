@@ -51,6 +51,7 @@ def _lab(request: pytest.FixtureRequest) -> Iterator[World]:
 @pytest.fixture
 def world(_lab: World) -> Iterator[World]:
     """The lab with nothing in it; a test that leaves something behind has failed."""
-    _lab.clean()
+    if not _lab.is_clean():
+        _lab.restore()
     yield _lab
     _lab.clean()

@@ -23,17 +23,16 @@ ODD_NAMES = (
 )
 
 
-def is_held(world: World, job: Job) -> bool:
-    """True once the job waits for its user."""
-    row = world.row(job)
-    return bool(row["job_state"] == "PENDING" and row["hold"] and "[wnod:" in (row["comment"] or ""))
+def is_told(world: World, job: Job) -> bool:
+    """True once the job is held and its user can read why."""
+    return world.is_held(job) and "[wnod:" in (world.row(job)["comment"] or "")
 
 
 def test_a_job_that_no_host_can_hold_is_held_once_and_runs_when_corrected(world: World) -> None:
     wide = world.sbatch("too-wide", "true", "--cpus-per-task=2", "--mem=3000")
     large = world.sbatch("too-large", "true", "--mem=4000", user="bob")
     for job in (wide, large):
-        world.until(lambda job=job: is_held(world, job), 30, f"job {job.id} is held")  # type: ignore[misc]
+        world.until(lambda job=job: is_told(world, job), 30, f"job {job.id} is held")  # type: ignore[misc]
     counts = {job.id: world.row(job)["restart_cnt"] for job in (wide, large)}
     assert set(counts.values()) == {1}
     code, shown = world.try_as("bob", "scontrol", "show", "job", large.id)
@@ -48,7 +47,7 @@ def test_a_job_that_no_host_can_hold_is_held_once_and_runs_when_corrected(world:
     assert (large.state, len(world.starts(large))) == ("COMPLETED", 1)
     # The other has stayed where it was all that time.
     assert world.row(wide)["restart_cnt"] == counts[wide.id]
-    assert is_held(world, wide)
+    assert is_told(world, wide)
     world.command("alice", "scancel", wide.id)
     world.over([wide])
     assert world.starts(wide) == []
@@ -119,7 +118,7 @@ def explained(world: World, job: Job) -> tuple[str, str, str]:
 def test_a_script_that_exits_with_a_reserved_code_runs_once_and_its_user_is_told(world: World) -> None:
     jobs = [world.sbatch(f"exits-{code}", f"exit {code}") for code in (198, 199)]
     for job in jobs:
-        world.until(lambda job=job: is_held(world, job) and world.row(job)["restart_cnt"] == 2, 60,  # type: ignore[misc]
+        world.until(lambda job=job: is_told(world, job) and world.row(job)["restart_cnt"] == 2, 60,  # type: ignore[misc]
                     f"job {job.id} is held after its run")  # fmt: skip
     world.until(lambda: not world.leases(), 30, "the baits have let go of them")
     for job in jobs:
