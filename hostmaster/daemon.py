@@ -26,6 +26,7 @@ from hostmaster.serve_guests import GuestService
 from hostmaster.world import DomainRefused, DomainSpec, HypervisorUnavailable
 from protocol.ids import EnvironmentName
 from protocol.link import HostEnd, Tls
+from protocol.messages import Code, VmPhase
 from wnod.config import Catalogue, HostmasterConfig, load_catalogue
 from wnod.journal import Journal
 from wnod.metrics import Metrics, serve_metrics
@@ -62,7 +63,7 @@ class HostmasterDaemon:
         )
         self.sources = _sources(catalogue)
         self.images = LocalImages(reactor, config.state, self.sources, self._qemu_user)
-        self.environments = Environments(catalogue, self.images, config.capacity, slots)
+        self.environments = Environments(catalogue, self.images, config.capacity, slots, now=reactor.seconds)
         self.guests = GuestChannels(reactor, f"{config.runtime}/guests", self._heard, self._qemu_uids)
         self.accelerator: accelerator.Proof | None = None
         self.settled = False
@@ -102,6 +103,9 @@ class HostmasterDaemon:
 
     async def start(self) -> None:
         """Read the journal, listen, and begin to talk to libvirt."""
+        if self.journal.epoch == 1:
+            # A journal that begins may follow one that was lost: no generation of that one may come again (R15).
+            self.journal.raise_number("generation", int(self.reactor.seconds()))
         self.metrics.set("wnod_epoch", self.journal.epoch)
         await self.status.start()
         if self.config.metrics is not None:
@@ -227,6 +231,15 @@ class HostmasterDaemon:
 
     def changed(self, before: Vm | None, vm: Vm) -> None:
         """A record changed: tell the bait, count it."""
+        if before is not None and before.phase is VmPhase.BOOTING and vm.phase in (VmPhase.READY, VmPhase.BOUND):
+            self.environments.came_up(vm.environment)
+        if (
+            vm.phase is VmPhase.DESTROYING
+            and vm.code is Code.BOOT_FAILED
+            and before is not None
+            and before.code is None
+        ):
+            self.environments.failed(vm.environment, vm.text)
         self.baits.changed(before, vm)
         self.numbers.changed(before, vm, self.keeper)
 

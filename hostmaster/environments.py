@@ -1,9 +1,11 @@
 """The environments this host offers: the catalogue, and what was found when their images were checked."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from twisted.logger import Logger
 
+from hostmaster.breaker import Breaker
 from hostmaster.capacity import Host
 from hostmaster.world import Artifacts, ImageRefused, Images
 from protocol.ids import EnvironmentName, Room, VmName
@@ -23,6 +25,9 @@ class Environments:
     refusals: dict[EnvironmentName, str] = field(default_factory=dict)
     obstacle: str = "images are being verified"
     """Why nothing can be offered at all (no working accelerator, not verified yet); empty if all is well."""
+    now: Callable[[], float] = lambda: 0.0
+    """Seconds since 1970."""
+    breakers: dict[EnvironmentName, Breaker] = field(default_factory=dict)
     log: Logger = field(default_factory=lambda: Logger("hostmaster.environments"))
 
     async def verify(self) -> None:
@@ -36,6 +41,14 @@ class Environments:
                     self.log.error("environment {name} refused: {error}", name=name, error=error)
                 self.refusals[name] = str(error)
                 self.artifacts.pop(name, None)
+
+    def came_up(self, name: EnvironmentName) -> None:
+        """A VM of this environment was ready."""
+        self.breakers.pop(name, None)
+
+    def failed(self, name: EnvironmentName, why: str) -> None:
+        """A VM of this environment never became ready: after some in a row it is not offered for a while."""
+        self.breakers[name] = self.breakers.get(name, Breaker()).failed(why, self.now())
 
     def host(self) -> Host:
         """What the configuration and the images allow now."""
@@ -66,7 +79,7 @@ class Environments:
             return self.refusals[name]
         if self.obstacle or name not in self.artifacts:
             return self.obstacle or "its image has not been verified yet"
-        return ""
+        return self.breakers.get(name, Breaker()).obstacle(self.now())
 
     def usable(self, name: EnvironmentName) -> Artifacts:
         """The files of an environment's verified image. Raises ImageRefused."""
