@@ -1,17 +1,29 @@
 """The documents: what they name exists, and the messages they explain are the ones the code says."""
 
 import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bait.lease import Phase
+from protocol.messages import VmPhase
 from wnod.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("install", "configure", "operate", "troubleshoot")]
 TEXTS = {path.stem: path.read_text() for path in GUIDES}
 ALL = "\n".join(TEXTS.values())
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted(path for name in ("docs", "deploy") for path in (ROOT / name).rglob("*.md")),
+]
+DRAWINGS = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
+SVG = "{http://www.w3.org/2000/svg}"
+OURS = "bait|hostmaster|protocol|wnod|deploy|tests|docs"
+ENTERED = ["reserved", "creating", "booting", "ready", "bound", "started", "destroying", "gone"]
+"""Phases of a VM that something enters; the others are words of the protocol so far."""
 
 
 def test_every_command_that_a_guide_names_exists() -> None:
@@ -64,3 +76,65 @@ def test_every_section_of_the_trouble_guide_says_what_to_type_or_do() -> None:
     sections = re.split(r"^## ", TEXTS["troubleshoot"], flags=re.MULTILINE)[1:]
     assert len(sections) > 10
     assert [text.splitlines()[0] for text in sections if "`" not in text] == []
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def first_words(heading: str) -> list[str]:
+    """The first column of the table under a heading of architecture.md, as far as it is code."""
+    text = (ROOT / "docs" / "architecture.md").read_text().split(f"## {heading}", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"^\| `([a-z]+)` \|", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_of_every_page_lead_somewhere(page: Path) -> None:
+    targets = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()) if "://" not in link]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """NAME in a path is for the reader to fill in."""
+    named = set(re.findall(rf"`((?:{OURS})/[\w./-]*)`", page.read_text()))
+    assert {path for path in named if "NAME" not in path and not (ROOT / path).exists()} == set()
+
+
+def test_tests_that_a_page_names_exist() -> None:
+    written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    known = set(re.findall(r"def (test_\w+)\(", written)) | {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    assert named - known == set()
+    assert len(named) > 60
+
+
+def test_make_targets_that_a_page_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"(?:`|^)make ([a-z0-9-]+)", page.read_text(), re.MULTILINE)}
+    assert named <= targets
+    assert {"demo", "test", "check", "lab-up"} <= named
+
+
+def test_the_tables_of_states_have_every_phase_that_is_entered() -> None:
+    assert first_words("The bait's states") == list(Phase)
+    assert first_words("A VM's states") == list(ENTERED)
+    assert set(ENTERED) <= set(VmPhase)
+
+
+def test_every_decision_is_in_the_index() -> None:
+    directory = ROOT / "docs" / "decisions"
+    listed = re.findall(r"^\| \[\d{4}\]\(([^)]+)\)", (directory / "README.md").read_text(), re.MULTILINE)
+    assert listed == sorted(path.name for path in directory.glob("0*.md"))
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS, ids=name_of)
+def test_a_picture_says_what_it_shows_and_is_readable_in_the_dark(drawing: Path) -> None:
+    text = drawing.read_text()
+    root = ET.fromstring(text)
+    assert root.findtext(f"{SVG}title")
+    assert root.findtext(f"{SVG}desc")
+    assert "prefers-color-scheme: dark" in text
+    used = {name for element in root.iter() for name in element.get("class", "").split()}
+    assert {name for name in used if f".{name} " not in text and f".{name}," not in text} == set()
+    assert any(f"pictures/{drawing.name}" in page.read_text() for page in PAGES)
