@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from bait.adoption import adopt
 from bait.follower import Follower
-from bait.hookserver import HookServer
+from bait.hookserver import Answer, HookCall, HookServer
 from bait.hostview import HostView
 from bait.interception import Interception
 from bait.lease import Lease, Times
@@ -28,6 +28,7 @@ from wnod.service import Context
 from wnod.status import StatusServer
 
 RENEW_EVERY_S = 30.0
+PUBLISH_EVERY_S = 5.0
 
 
 def new_id() -> str:
@@ -79,7 +80,7 @@ class BaitDaemon:
         self.interception = Interception(
             reactor, config.lrms.cluster, config.bait, self.lrms, self.follower, config.defaults, new_id
         )
-        self.hooks = HookServer(reactor, config.hook.socket, self.interception.intercepted, config.hook.limit_s)
+        self.hooks = HookServer(reactor, config.hook.socket, self._intercepted, config.hook.limit_s)
         self.status = StatusServer(reactor, config.runtime, self.snapshot, self.explain, self.metrics)
 
     # --- service.Daemon ------------------------------------------------------------------------------
@@ -95,6 +96,7 @@ class BaitDaemon:
         await self.hooks.start()
         self.opening.kick()
         self._every(RENEW_EVERY_S, self._renew)
+        self._every(PUBLISH_EVERY_S, self._publish)
 
     async def stop(self) -> None:
         """Close the bait and stop. Jobs in VMs run on: the next start finds them."""
@@ -113,8 +115,19 @@ class BaitDaemon:
         loop.clock = self.reactor
         loop.start(seconds, now=False).addErrback(lambda f: self._context.fatal(f.getErrorMessage()))
 
+    def _publish(self) -> None:
+        self.metrics.set("wnod_bait_lrms_up", int(self.opening.up))
+        self.metrics.set("wnod_bait_open", int(self.opening.gate.open and not self.opening.human))
+
     def _renew(self) -> None:
         self.link.send(BaitInventory(leases=tuple(self.follower.leases)))
+
+    async def _intercepted(self, call: HookCall) -> Answer:
+        begun = self.reactor.seconds()
+        try:
+            return await self.interception.intercepted(call)
+        finally:
+            self.metrics.observe("wnod_bait_hook_seconds", self.reactor.seconds() - begun)
 
     # --- protocol.link.Listener ------------------------------------------------------------------------
 
