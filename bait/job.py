@@ -164,6 +164,10 @@ def _vm_trouble(lease: Lease, facts: Facts, times: Times) -> str:
 
 def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.run.restart > lease.target.restart:
+        if not facts.host_known and not facts.lost:
+            return Step(lease, wake_s=times.poll_s)  # whether it has started, only the host can say
+        if _has_started(facts):
+            return _came_back(lease, job, facts, times)
         return Step(_return(lease, facts, f"the run ended before it started in {lease.vm}"))
     if job.run != lease.target:
         return Step(_end(lease, facts, "somebody else moved the job"))
@@ -194,12 +198,19 @@ def _taken_away(lease: Lease, facts: Facts) -> Lease:
 
 def _started(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.run.restart > lease.target.restart:
-        if job.held and not facts.lost and job.run == lease.target.next():
-            return Step(_enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
-        return Step(_return(lease, facts, f"the run in {lease.vm} was requeued"))
+        return _came_back(lease, job, facts, times)
     if (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:
         return Step(lease, Deed.FAIL_NODE)
     return Step(lease, wake_s=times.soon_s if job.state is JobState.LEAVING else times.poll_s)
+
+
+def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    """The run that started is over, and the job is in the queue again."""
+    if job.state is JobState.LEAVING:
+        return Step(lease, wake_s=times.soon_s)
+    if (job.held or job.gave_back) and not facts.lost and job.run == lease.target.next():
+        return Step(_enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
+    return Step(_return(lease, facts, f"the run in {lease.vm} was requeued"))
 
 
 _RESERVED = (

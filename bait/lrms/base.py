@@ -58,6 +58,8 @@ class JobView:
     """Our own note on the job (Slurm: AdminComment)."""
     exit_code: int | None = None
     signal: int | None = None
+    gave_back: bool = False
+    """It waits because its last run ended with the code by which a starter hands a job back (Slurm: RequeueExit)."""
 
 
 class NodeState(enum.StrEnum):

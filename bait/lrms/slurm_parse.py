@@ -36,6 +36,8 @@ _STATES = {
 }
 PARKED_WORDS = frozenset({"SPECIAL_EXIT", "REQUEUE_HOLD"})
 """The states in which Slurm, not the user, put the hold on."""
+_HAND_BACK = 198
+"""The starter's exit code for "back to the queue". A job whose node fails shows the code of the run before: a park's."""
 REFUSED_NOTE = "wnod: refused:"
 """How the note of a job that we refused begins: its hold is ours too."""
 
@@ -162,6 +164,7 @@ def _job(record: dict[str, str], cluster: str) -> JobView:
         note=record["admin_comment"],
         exit_code=code >> 8 & 255 if ended else None,
         signal=code & 127 if ended else None,
+        gave_back=state is JobState.PENDING and code == _HAND_BACK << 8,
     )
 
 

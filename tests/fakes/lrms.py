@@ -79,6 +79,7 @@ class FakeJob:
             note=self.note,
             exit_code=self.exit_code if ended else None,
             signal=0 if ended else None,
+            gave_back=self.state is JobState.PENDING and self.exit_code == HAND_BACK,
         )
 
 

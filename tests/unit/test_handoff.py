@@ -312,8 +312,9 @@ def test_a_host_that_dies_after_any_commit_loses_no_job_and_starts_none_twice(si
     finishes(site, job)
 
 
-def test_a_run_that_exits_with_the_reserved_code_is_held_and_not_started_again(site: Site) -> None:
-    site.exit_code = 199
+@pytest.mark.parametrize("code", [198, 199])
+def test_a_run_that_exits_with_a_reserved_code_is_held_and_not_started_again(site: Site, code: int) -> None:
+    site.exit_code = code
     job = site.submit()
     site.until(lambda: bool(site.job(job).told.count("reserves")), 120.0)
     site.rest()

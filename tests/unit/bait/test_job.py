@@ -213,8 +213,20 @@ def test_a_run_that_exits_with_the_reserved_code_is_held_for_its_user() -> None:
     again = sent(run=replace(RUN, restart=2), held=True)
     assert step(ready(phase=Phase.STARTED), vm=STARTED, job=again).lease.phase is Phase.REFUSING
     assert step(ready(phase=Phase.STARTED), vm=None, lost="died", job=again).lease.phase is Phase.RETURNING
+    unheld = sent(run=replace(RUN, restart=2), gave_back=True)
+    assert step(ready(phase=Phase.STARTED), vm=STARTED, job=unheld).lease.phase is Phase.REFUSING
+    leaving = sent(run=replace(RUN, restart=2), state=JobState.LEAVING)
+    assert step(ready(phase=Phase.STARTED), vm=STARTED, job=leaving).lease.phase is Phase.STARTED
     later = sent(run=replace(RUN, restart=3), held=True)
     assert step(ready(phase=Phase.STARTED), vm=STARTED, job=later).lease.phase is Phase.RETURNING
+
+
+def test_a_run_that_came_and_went_unseen_is_judged_by_what_the_host_knows() -> None:
+    """The bait was away while the run started and exited with a reserved code."""
+    again = sent(run=replace(RUN, restart=2), held=True)
+    assert step(ready(phase=Phase.RELEASED), vm=STARTED, job=again).lease.phase is Phase.REFUSING
+    assert step(ready(phase=Phase.RELEASED), vm=BOUND, job=again).lease.phase is Phase.RETURNING
+    assert step(ready(phase=Phase.RELEASED), vm=None, host_known=False, job=again).lease.phase is Phase.RELEASED
 
 
 def test_a_job_on_its_way_to_a_dead_vm_goes_back() -> None:
