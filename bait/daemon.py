@@ -18,9 +18,9 @@ from bait.lrms.base import Lrms
 from bait.lrms.slurm import slurm
 from bait.numbers import Numbers
 from bait.opening import Opening
-from protocol.ids import LeaseId
+from protocol.ids import LeaseId, RequestId
 from protocol.link import BaitEnd, Tls
-from protocol.messages import BaitInventory, HostInventory, SrvMsg
+from protocol.messages import BaitInventory, HostInventory, Renew, SrvMsg
 from wnod.config import BaitConfig
 from wnod.journal import Journal
 from wnod.metrics import Metrics, serve_metrics
@@ -28,6 +28,7 @@ from wnod.service import Context
 from wnod.status import StatusServer
 
 RENEW_EVERY_S = 30.0
+VOUCH_EVERY_S = 10.0
 PUBLISH_EVERY_S = 5.0
 
 
@@ -96,6 +97,7 @@ class BaitDaemon:
         await self.hooks.start()
         self.opening.kick()
         self._every(RENEW_EVERY_S, self._renew)
+        self._every(VOUCH_EVERY_S, self._vouch)
         self._every(PUBLISH_EVERY_S, self._publish)
 
     async def stop(self) -> None:
@@ -118,6 +120,12 @@ class BaitDaemon:
     def _publish(self) -> None:
         self.metrics.set("wnod_bait_lrms_up", int(self.opening.up))
         self.metrics.set("wnod_bait_open", int(self.opening.gate.open and not self.opening.human))
+
+    def _vouch(self) -> None:
+        """Say which runs the LRMS was just seen to have in their VMs; without that word they may be paused."""
+        leases = self.follower.vouched()
+        if leases:
+            self.link.send(Renew(id=RequestId(new_id()), leases=leases))
 
     def _renew(self) -> None:
         self.link.send(BaitInventory(leases=tuple(self.follower.leases)))
@@ -149,7 +157,7 @@ class BaitDaemon:
     def received(self, peer: str, message: SrvMsg) -> None:
         """One message of the hostmaster."""
         lease = self.follower.leases.get(getattr(message, "lease", LeaseId("")))
-        for touched in self.view.heard(message, lease.target if lease is not None else None):
+        for touched in sorted(self.view.heard(message, lease.target if lease is not None else None)):
             self.follower.kick(touched)
         if isinstance(message, HostInventory):
             for vm in message.vms:
