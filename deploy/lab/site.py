@@ -48,12 +48,17 @@ def bring_up(lab: Lab, say: Callable[[str], None]) -> Site:
     built = images.ensure(say)
     say("starting the lab: a Slurm controller and two hosts, each with its own libvirt")
     lab.purge()
-    lab.up()
-    site = Site(lab, images.install(lab.layout, built))
-    site.prepare()
-    say("starting hostmaster and bait on both hosts; each host probes its accelerator with a guest")
-    site.start()
-    site.wait_open()
+    try:
+        lab.up()
+        site = Site(lab, images.install(lab.layout, built))
+        site.prepare()
+        say("starting hostmaster and bait on both hosts; each host probes its accelerator with a guest")
+        site.start()
+        site.wait_open()
+    except BaseException:
+        # Also Ctrl-C: half a site is of no use to anybody, except for its logs.
+        lab.down()
+        raise
     return site
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.guest.vm import ACCOUNT, NAME, RealGuest, image_directory, probe
+from tests.contract.guest.vm import ACCOUNT, NAME, RealGuest, probe
+from tests.real_image import image_to_boot
 from wnod.image import manifest
 from wnod.image.manifest import Image
 
@@ -42,10 +43,7 @@ start_lrms() {
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    found = image_directory()
-    if found is None:
-        pytest.skip("no image to boot: `wnod image build`, or name one in WNOD_TEST_IMAGE")
-    image = manifest.load(found)
+    image = manifest.load(image_to_boot())
     manifest.verify(image)
     return image
 

@@ -1,6 +1,5 @@
 """A real guest in QEMU, with this test as the hostmaster's end of its channel."""
 
-import os
 import select
 import socket
 import subprocess
@@ -146,12 +145,3 @@ def probe(image: Image) -> tuple[int, str]:
 def guest_script(name: str) -> str:
     """The text of one of the guest's scripts."""
     return (GUEST / name).read_text()
-
-
-def image_directory() -> Path | None:
-    """The image to boot, or None: WNOD_TEST_IMAGE, else the newest one of the lab."""
-    given = os.environ.get("WNOD_TEST_IMAGE")
-    if given:
-        return Path(given)
-    found = list(Path("/var/lib/wnod-lab-images/debian12").glob("*/manifest.json"))
-    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None

@@ -7,7 +7,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from hostmaster.events import EventThread
-from tests.contract.hypervisor.worlds import FakeWorld, LibvirtWorld, RealWorld, World, image_to_boot
+from tests.contract.hypervisor.worlds import FakeWorld, LibvirtWorld, RealWorld, World
+from tests.real_image import image_to_boot
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +20,7 @@ def events() -> Iterator[None]:
 
 
 def real_world() -> RealWorld:
-    image = image_to_boot()
-    if image is None:
-        pytest.skip("no image to boot: `wnod image build`, or name one in WNOD_TEST_IMAGE")
-    return RealWorld(image)
+    return RealWorld(image_to_boot())
 
 
 def opened(world: World) -> Iterator[World]:

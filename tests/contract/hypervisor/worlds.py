@@ -1,6 +1,5 @@
 """The three hypervisors that the contract holds for, behind one face, with what a test may do behind their back."""
 
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +24,6 @@ T = TypeVar("T")
 
 ENVIRONMENT = EnvironmentName("test")
 LIMITS = Limits(call=10, create=60, probe_kvm=5, probe_tcg=60, first_retry=0.1, last_retry=0.5)
-
-
-def image_to_boot() -> Path | None:
-    """The image real guests are booted from, or None: WNOD_TEST_IMAGE, else the newest one of the lab."""
-    given = os.environ.get("WNOD_TEST_IMAGE")
-    if given:
-        return Path(given)
-    found = list(Path("/var/lib/wnod-lab-images/debian12").glob("*/manifest.json"))
-    return max(found, key=lambda p: p.stat().st_mtime).parent if found else None
 
 
 def spec(slot: str = "vm1", generation: int = 1) -> DomainSpec:

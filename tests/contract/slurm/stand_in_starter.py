@@ -10,7 +10,8 @@ import pwd
 import sys
 import time
 
-job, restart = sys.argv[2], sys.argv[4]
+task = "" if sys.argv[3] == "-" else f"_{sys.argv[3]}"
+job, restart = sys.argv[2] + task, sys.argv[4]
 descriptor = os.environ.get("WNOD_USER_ENV_FD")
 if descriptor is None:
     program = sys.argv[sys.argv.index("--") + 1 :]

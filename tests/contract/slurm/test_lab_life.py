@@ -88,7 +88,7 @@ def test_an_interrupted_up_leaves_nothing(lab: Lab, number: int) -> None:
         "WNOD_LAB_RUN": str(LAYOUT.run),
         "WNOD_LAB_HOSTS": "1",
     }
-    argv = [sys.executable, "-m", "deploy.lab", "up"]
+    argv = [sys.executable, "-m", "deploy.lab", "up", "--bare"]
     with subprocess.Popen(argv, cwd=PROJECT, env=environment, stderr=subprocess.DEVNULL) as up:
         wait_for(LAYOUT.control("head").exists, 20, "the lab did not begin")
         up.send_signal(number)

@@ -50,6 +50,17 @@ def test_a_run_that_is_allowed_becomes_the_users_program(guest: Guest) -> None:
     assert starter.returncode == 3
 
 
+def test_a_login_environment_that_was_asked_for_is_made_in_the_vm(guest: Guest, tmp_path: Path) -> None:
+    (tmp_path / ".profile").write_text("export FROM_LOGIN='one  two'\n")
+    extra = {"WNOD_GET_USER_ENV": "1", "HOME": str(tmp_path)}
+    starter = guest.start(*BATCH, "sh", "-c", 'printf "%s|" "$FROM_LOGIN" "$0" "$@"; exit 4', "a b", "*", extra=extra)
+    guest.line("may-start")
+    guest.send("allow 1")
+    out, _ = starter.communicate(timeout=10)
+    assert out == "one  two|a b|*|"
+    assert starter.returncode == 4
+
+
 def test_a_run_that_is_denied_is_given_back_without_a_trace_of_the_program(guest: Guest, tmp_path: Path) -> None:
     starter = guest.start(*BATCH, "touch", str(tmp_path / "ran"))
     guest.line("may-start")
