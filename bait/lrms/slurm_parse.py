@@ -37,7 +37,7 @@ _STATES = {
 PARKED_WORDS = frozenset({"SPECIAL_EXIT", "REQUEUE_HOLD"})
 """The states in which Slurm, not the user, put the hold on."""
 _HAND_BACK = 198
-"""The starter's exit code for "back to the queue". A job whose node fails shows the code of the run before: a park's."""
+"""The starter's exit code for "back to the queue". A job whose node fails shows the code of its run before: a park."""
 REFUSED_NOTE = "wnod: refused:"
 """How the note of a job that we refused begins: its hold is ours too."""
 

@@ -105,5 +105,6 @@ def test_commands_on_a_host_at_rest_answer_in_json_with_the_right_exit_codes(wor
         assert world.asked_exit("h1", "jobs") == 3
     finally:
         world.site.start_daemon("h1", "bait")
+    world.until(lambda: world.site.daemon_status("h1", "bait"), 15, "the bait answers")
     assert world.asked_exit("h1", "explain", "424242") == 1
     assert world.asked_exit("h1", "vms", "--etc", "/nowhere") == 2

@@ -181,7 +181,10 @@ class World(Stage):
     def is_held(self, job: Job) -> bool:
         """True if the job waits for a human."""
         row = self.row(job)
-        return row["job_state"] == "PENDING" and row["state_reason"] in ("JobHeldUser", "JobHeldAdmin")
+        return row["job_state"] in ("PENDING", "SPECIAL_EXIT") and row["state_reason"] in (
+            "JobHeldUser",
+            "JobHeldAdmin",
+        )
 
     def clean(self, seconds: float = CLEAN_S) -> None:
         """Return when the hosts are as before any job."""
