@@ -18,7 +18,7 @@ from bait import job as jobs
 from bait.hookserver import Answer, Word
 from bait.hostview import HostView
 from bait.lease import Deed, Facts, Lease, Phase, Times
-from bait.lrms.base import JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
+from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
 from protocol.ids import LeaseId, RequestId, Run
 from protocol.messages import Bind, FromBait, Release, RequestVm
 from wnod.duties import Duties, Next, Now
@@ -219,6 +219,18 @@ class Follower:
             missing = before.missing_since if before is not None and before.missing_since is not None else now
         self._sights[key] = _Sight(now, view, missing)
         return view is not None or (missing is not None and now - missing >= ABSENT_S), view
+
+    def vouched(self) -> tuple[LeaseId, ...]:
+        """Leases whose run the LRMS was just seen to have in its VM: what the host may rely on (ADR 0008)."""
+        oldest = self.clock.seconds() - 2 * self.times.poll_s
+        return tuple(lease.lease for lease in self.leases.values() if self._is_in_its_vm(lease, oldest))
+
+    def _is_in_its_vm(self, lease: Lease, oldest: float) -> bool:
+        sight = self._sights.get(lease.run.key)
+        if lease.phase is not Phase.STARTED or sight is None or sight.view is None or sight.at < oldest:
+            return False
+        job = sight.view
+        return job.run == lease.target and job.state is JobState.RUNNING and job.node == lease.vm
 
     async def _nodes(self) -> Mapping[str, NodeView]:
         return await self.lrms.nodes()

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from hostmaster import accelerator, guestconf, specify
+from hostmaster import accelerator, contact, guestconf, specify
 from hostmaster.accounts import account_of
 from hostmaster.environments import Environments
 from hostmaster.events import EventThread, Limits
@@ -72,6 +72,8 @@ class HostmasterDaemon:
     def _build(self, slots: tuple[str, ...]) -> None:
         config, reactor = self.config, self.reactor
         self.numbers = Numbers(self.metrics, self.environments)
+        controller = config.lrms.controller
+        hosts = {name: address for address, name in config.network.hosts.items()}
         self.keeper = Keeper(
             clock=reactor,
             host=config.host,
@@ -79,10 +81,17 @@ class HostmasterDaemon:
             hypervisor=self.hypervisor,
             images=self.images,
             guests=self.guests,
-            times=Times(boot_limit_s=config.times.boot_limit_s, creates=1 + config.times.retries),
+            times=Times(
+                boot_limit_s=config.times.boot_limit_s,
+                creates=1 + config.times.retries,
+                fence_pause_s=config.times.fence_pause_s,
+                fence_resume_s=config.times.fence_resume_s,
+                gives_up_s=config.times.lrms_gives_up_s,
+            ),
             ttl_s=config.times.lease_ttl_s,
             specify=self._specify,
             observer=self,
+            contact=contact.Contact(reactor, self.journal, controller, contact.tcp(reactor, controller, hosts)),
         )
         self.baits = BaitService(
             clock=reactor,
@@ -119,6 +128,7 @@ class HostmasterDaemon:
         self._every(INVENTORY_EVERY_S, self.baits.send_inventories)
         # A hint may be lost, so every VM is looked at anew from time to time.
         self._every(INVENTORY_EVERY_S, self.keeper.kick_all)
+        self._every(contact.LOOK_EVERY_S, self.keeper.look_for_contact)
         self._every(VERIFY_EVERY_S, self._resettle)
         self._every(1.0, self.baits.tell_capacity)
         self._every(DAY_S / 4, self._prune_consoles)

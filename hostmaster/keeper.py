@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from hostmaster import lifecycle, reconcile
+from hostmaster.contact import Contact
 from hostmaster.lifecycle import Deed, Facts, Times, Vm
 from hostmaster.world import (
     Domain,
@@ -25,6 +26,7 @@ from hostmaster.world import (
     ImageRefused,
     Images,
 )
+from protocol import guest
 from protocol.ids import BootId, Generation, LeaseId
 from protocol.messages import VmPhase
 from wnod.duties import Duties, Next, Now
@@ -59,6 +61,8 @@ class Keeper:
     specify: Callable[[Vm, str, str], "DomainSpec"]
     """Record, overlay path and channel path to domain; may raise ImageRefused or DomainRefused."""
     observer: Observer
+    contact: Contact | None = None
+    """Without it no VM is fenced."""
     vms: dict[Generation, Vm] = field(default_factory=dict)
     ready: dict[Generation, BootId] = field(default_factory=dict)
     failed: dict[Generation, str] = field(default_factory=dict)
@@ -71,6 +75,8 @@ class Keeper:
     def __post_init__(self) -> None:
         self.duties = Duties(self.clock, self._step, "vm")
         self.look = Fresh(self.clock, self._domains)
+        if self.contact is not None:
+            self.contact.noticed = self.kick_all
 
     def load(self) -> None:
         """Read the journal; every lease starts with a full time to live."""
@@ -125,8 +131,9 @@ class Keeper:
             return
         with self.journal.transaction():
             self.journal.put(KIND, str(vm.generation), vm)
-            if before is None or before.phase is not vm.phase:
-                text = f"{vm.key} {vm.phase} {vm.text}".strip()
+            if before is None or before.phase is not vm.phase or before.fenced != vm.fenced:
+                fenced = "paused: no contact with the LRMS" if vm.fenced is not None else ""
+                text = f"{vm.key} {vm.phase} {vm.text}{fenced}".strip()
                 self.journal.history(KIND, vm.asked.job, text, self.clock.seconds())
         self.vms[vm.generation] = vm
         self._renewed.setdefault(vm.lease, self.clock.seconds())
@@ -139,6 +146,8 @@ class Keeper:
         for memory in (self.ready, self.failed, self._refused):
             memory.pop(vm.generation, None)
         self._renewed.pop(vm.lease, None)
+        if self.contact is not None:
+            self.contact.forget(vm.lease)
         self.guests.close(vm.key)  # a VM that never was made has nothing else to be cleaned
         self.observer.forgotten(vm)
 
@@ -148,6 +157,19 @@ class Keeper:
             return False
         self._renewed[lease] = self.clock.seconds()
         return True
+
+    def vouched(self, lease: LeaseId) -> None:
+        """The bait says: the LRMS was just seen to have this lease's run in its VM."""
+        vm = self.of_lease(lease)
+        if self.contact is not None and vm is not None:
+            self.contact.said(lease)
+            if vm.fenced is not None:
+                self.duties.kick(str(vm.generation))
+
+    def look_for_contact(self) -> None:
+        """See whether this host is in contact with the LRMS; call every contact.LOOK_EVERY_S."""
+        if self.contact is not None:
+            self.contact.look([vm.lease for vm in self.vms.values() if vm.phase is VmPhase.STARTED])
 
     # --- the world -------------------------------------------------------------------------------
 
@@ -190,23 +212,37 @@ class Keeper:
                 overlay = vm.key in await self.images.overlays()
         except (HypervisorUnavailable, KeyError):
             domain = None
+        now = self.clock.seconds()
         lease = self.vms[generation].lease if generation in self.vms else None
-        renewed = self._renewed.get(lease, self.clock.seconds()) if lease else self.clock.seconds()
+        renewed = self._renewed.get(lease, now) if lease else now
+        contact, word = self._heard_of(generation)
         return Facts(
-            now=self.clock.seconds(),
+            now=now,
             domain=domain,
             overlay=overlay,
             ready=self.ready.get(generation),
             failed=self.failed.get(generation, ""),
             refused=self._refused.get(generation, ""),
             expires_at=renewed + self.ttl_s,
+            contact=contact,
+            word=word,
         )
+
+    def _heard_of(self, generation: Generation) -> tuple[float, float]:
+        """When this host was last in contact with the LRMS, and when the bait last vouched for the VM's run."""
+        vm = self.vms.get(generation)
+        if vm is None or self.contact is None:
+            return float("inf"), float("-inf")
+        contact = self.contact.last(vm.lease, vm.since) if vm.fenced is None else self.contact.heard(vm.lease)
+        return contact, self.contact.word(vm.lease)
 
     async def _perform(self, vm: Vm, deed: Deed) -> Next:
         try:
             match deed:
                 case Deed.CREATE:
                     await self._create(vm)
+                case Deed.PAUSE | Deed.UNPAUSE:
+                    await self._fence(vm, deed)
                 case Deed.DESTROY:
                     await self.hypervisor.destroy(vm.uuid)
                 case Deed.CLEAN:
@@ -216,6 +252,18 @@ class Keeper:
             self.log.warn("{vm}: {deed}: no answer, will look again: {error}", vm=vm.key, deed=deed.value, error=error)
             return self.times.retry_s
         return Now.AGAIN
+
+    async def _fence(self, vm: Vm, deed: Deed) -> None:
+        try:
+            if deed is Deed.PAUSE:
+                self.log.warn("{vm}: no contact with the LRMS: paused", vm=vm.key, lease=vm.lease)
+                await self.hypervisor.pause(vm.uuid)
+            else:
+                self.log.warn("{vm}: in contact with the LRMS again: goes on", vm=vm.key, lease=vm.lease)
+                await self.hypervisor.unpause(vm.uuid)
+                self.guests.send(vm.key, guest.clock(self.clock.seconds()))
+        except DomainRefused as error:
+            self.log.warn("{vm}: {deed}: {error}", vm=vm.key, deed=deed.value, error=error)  # it is gone: look again
 
     async def _create(self, vm: Vm) -> None:
         try:

@@ -64,6 +64,8 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     code: Code | None = None
     """Why the VM is going, once it is going."""
     text: str = ""
+    fenced: float | None = None
+    """The vCPUs are stopped for want of contact with the LRMS, which was last heard then; None: they may run (R9)."""
 
     @property
     def key(self) -> str:
@@ -101,6 +103,10 @@ class Facts:
     """Why libvirt or the disk refused the last create."""
     expires_at: float = float("inf")
     """When the lease's time to live ends unless the bait renews it."""
+    contact: float = float("inf")
+    """When this host was last seen to be in contact with the LRMS, or the LRMS not to run (ADR 0008)."""
+    word: float = float("-inf")
+    """When the bait last said that the LRMS has the bound run in this VM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +117,26 @@ class Times:
     creates: int = 2
     """How often libvirt is asked to make one VM before that counts as failed (a number, not seconds)."""
     retry_s: float = 1.0
+    fence_pause_s: float = 90.0
+    """A VM in which a run has started is paused after so long without contact with the LRMS. Infinite: never."""
+    fence_resume_s: float = 150.0
+    """Contact that comes back within so long lets it go on at once: the LRMS still waits for its node."""
+    gives_up_s: float = 300.0
+    """The LRMS starts the jobs of a silent node elsewhere after so long (Slurm: SlurmdTimeout)."""
+
+
+WORD_S = 2.0
+"""How old the bait's word may be that lets a VM go on after a long silence."""
+GAVE_UP_S = 30.0
+"""How much later than `gives_up_s` the LRMS has surely acted, if it ran all the time."""
 
 
 class Deed(enum.Enum):
     """What may be done to the world. Each is idempotent."""
 
     CREATE = "create"
+    PAUSE = "pause"
+    UNPAUSE = "unpause"
     DESTROY = "destroy"
     CLEAN = "clean"
 
@@ -140,7 +160,7 @@ def decide(vm: Vm, facts: Facts, times: Times) -> Step:
         case VmPhase.BOOTING:
             return _booting(vm, facts, times)
         case VmPhase.READY | VmPhase.BOUND | VmPhase.STARTED:
-            return _serving(vm, facts)
+            return _serving(vm, facts, times)
         case VmPhase.DESTROYING:
             return _destroying(vm, facts, times)
         case VmPhase.GONE:
@@ -181,15 +201,52 @@ def _booting(vm: Vm, facts: Facts, times: Times) -> Step:
     return Step(vm, wake_at=min(late, facts.expires_at))
 
 
-def _serving(vm: Vm, facts: Facts) -> Step:
+def _serving(vm: Vm, facts: Facts, times: Times) -> Step:
     if facts.domain in (DomainState.ABSENT, DomainState.STOPPED):
         return Step(ending(vm, Code.VM_DIED, "the VM died", facts.now))
     if vm.phase is VmPhase.STARTED:
-        # A run has started here: only its end in the LRMS, told by Release, or the VM's own death ends this.
-        return Step(vm)
+        # A run has started here: only its end in the LRMS, told by Release, or the VM's own death ends this VM.
+        return _started(vm, facts, times)
     if facts.now >= facts.expires_at:
         return Step(_expired(vm, facts.now))
     return Step(vm, wake_at=facts.expires_at)
+
+
+def _started(vm: Vm, facts: Facts, times: Times) -> Step:
+    """Fence the run off before the LRMS may start it elsewhere; let it go on when that is safe (R9, ADR 0008).
+
+    Nothing is destroyed for want of contact: a run whose vCPUs stand still runs nowhere, and goes on if the
+    LRMS turns out to have waited. The record comes before the pause, so that a crash cannot leave a VM paused
+    that nobody will let go on.
+    """
+    if vm.fenced is None:
+        lost_at = facts.contact + times.fence_pause_s
+        if facts.now < lost_at:
+            return Step(vm, wake_at=lost_at)  # for ever, where nothing is fenced
+        if facts.domain is DomainState.RUNNING:
+            return Step(replace(vm, fenced=facts.contact))
+        return Step(vm, wake_at=facts.now + times.retry_s)
+    if not _may_go_on(vm.fenced, facts, times):
+        deed = Deed.PAUSE if facts.domain is DomainState.RUNNING else None
+        return Step(vm, deed, facts.now + times.retry_s)
+    if facts.domain is DomainState.PAUSED:
+        return Step(vm, Deed.UNPAUSE)
+    return Step(
+        replace(vm, fenced=None) if facts.domain is DomainState.RUNNING else vm, wake_at=facts.now + times.retry_s
+    )
+
+
+def _may_go_on(fenced: float, facts: Facts, times: Times) -> bool:
+    """True if the LRMS cannot be about to start the run elsewhere.
+
+    Soon after the contact was lost it still waits. Long after, it would have given the VM up if it had run all the
+    time: if the bait says that it has not, it was away itself and waits anew. In between nobody can tell.
+    """
+    if facts.contact <= fenced or facts.now >= facts.contact + times.fence_pause_s:
+        return False
+    if facts.now < fenced + times.fence_resume_s:
+        return True
+    return facts.now >= fenced + times.gives_up_s + GAVE_UP_S and facts.now <= facts.word + WORD_S
 
 
 def _destroying(vm: Vm, facts: Facts, times: Times) -> Step:

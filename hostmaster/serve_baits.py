@@ -92,8 +92,7 @@ class BaitService:
             case Bind():
                 self._bind(peer, message)
             case Renew():
-                unknown = tuple(x for x in message.leases if self._own(peer, x) is None or not self.keeper.renew(x))
-                self.link.send(peer, Renewed(id=message.id, unknown=unknown))
+                self._renew(peer, message)
             case Release():
                 self._release(peer, message)
             case BaitInventory():
@@ -113,6 +112,12 @@ class BaitService:
     def _own(self, peer: str, lease: LeaseId) -> Vm | None:
         vm = self.keeper.of_lease(lease)
         return vm if vm is not None and vm.bait == peer else None
+
+    def _renew(self, peer: str, ask: Renew) -> None:
+        unknown = tuple(x for x in ask.leases if self._own(peer, x) is None or not self.keeper.renew(x))
+        for lease in set(ask.leases) - set(unknown):
+            self.keeper.vouched(lease)
+        self.link.send(peer, Renewed(id=ask.id, unknown=unknown))
 
     def _request(self, peer: str, ask: RequestVm) -> None:
         vm = self.keeper.of_lease(ask.lease)

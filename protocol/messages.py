@@ -136,7 +136,7 @@ class Bind(_Msg, frozen=True, tag="bind"):
 
 
 class Renew(_Msg, frozen=True, tag="renew"):
-    """These leases are alive. A lease that is not renewed for its ttl is fenced, then destroyed."""
+    """The LRMS was just seen to have these leases' runs in their VMs: what a host's fence relies on (R9)."""
 
     id: RequestIdField
     leases: Leases

@@ -1,6 +1,6 @@
 """The two daemons of a site in memory: their real parts, put together as `hostmaster.daemon` and `bait.daemon` do."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from bait.lease import Times as BaitTimes
 from bait.opening import Opening
 from hostmaster import guestconf, specify
 from hostmaster.accounts import account_of
+from hostmaster.contact import LOOK_EVERY_S, Contact
 from hostmaster.environments import Environments
 from hostmaster.keeper import Keeper
 from hostmaster.lifecycle import Times, Vm
 from hostmaster.serve_baits import INVENTORY_EVERY_S, BaitService
 from hostmaster.serve_guests import GuestService
 from hostmaster.world import Accelerator, DomainSpec, HypervisorUnavailable
-from protocol.ids import LeaseId, VmName
-from protocol.messages import BaitInventory, FromBait, FromHost, HostInventory
+from protocol.ids import LeaseId, RequestId, VmName
+from protocol.messages import BaitInventory, FromBait, FromHost, HostInventory, Renew
 from tests.fakes.guests import FakeGuests
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.images import FakeImages
@@ -43,7 +44,7 @@ class HostDaemon:
     def __init__(
         self, clock: Clock, path: Path, config: HostmasterConfig, catalogue: Catalogue, hypervisor: FakeHypervisor,
         images: FakeImages, wire: Wire, ids: Callable[[], str], committed: Callable[[], None],
-        records: dict[str, Vm],
+        records: dict[str, Vm], answers: Callable[[], Awaitable[bool]],
     ) -> None:  # fmt: skip
         self.clock = MortalClock(clock)
         self.config = config
@@ -57,6 +58,7 @@ class HostDaemon:
         self.keeper = Keeper(
             clock=self.clock, host=HOST, journal=self.journal, hypervisor=hypervisor, images=images, guests=self.guests,
             times=Times(boot_limit_s=60.0), ttl_s=TTL_S, specify=self._specify, observer=self,
+            contact=Contact(self.clock, self.journal, config.lrms.controller, answers),
         )  # fmt: skip
         self.baits = BaitService(self.clock, self.keeper, self.environments.host, TTL_S, ids)
         self.baits.link = self
@@ -72,6 +74,7 @@ class HostDaemon:
         self.hypervisor.watch(self._hint)
         self._every(INVENTORY_EVERY_S, self.baits.send_inventories)
         self._every(1.0, self.baits.tell_capacity)
+        self._every(LOOK_EVERY_S, self.keeper.look_for_contact)
         self._every(600.0, self._resettle)
         self._resettle()
 
@@ -160,6 +163,7 @@ class BaitDaemon:
         self.interception = Interception(self.clock, lrms.cluster, BAIT, lrms, self.follower, rules, ids)
         self.hooks = HookServer(self.clock, "/nowhere", self.interception.intercepted, 15.0, uid_of=uid_of)
         self._loop = LoopingCall(self.renew)
+        self._vouching = LoopingCall(self.vouch)
 
     def start(self) -> None:
         self.armed = True
@@ -167,10 +171,13 @@ class BaitDaemon:
         self.opening.kick()
         self._loop.clock = self.clock
         self._loop.start(30.0, now=False).addErrback(lambda failure: None)
+        self._vouching.clock = self.clock
+        self._vouching.start(10.0, now=False).addErrback(lambda failure: None)
 
     def stop_loops(self) -> None:
-        if self._loop.running:
-            self._loop.stop()
+        for loop in (self._loop, self._vouching):
+            if loop.running:
+                loop.stop()
         Deferred.fromCoroutine(self.opening.duties.stop())
 
     def die(self) -> None:
@@ -187,6 +194,11 @@ class BaitDaemon:
 
     def renew(self) -> None:
         self.send(BaitInventory(leases=tuple(self.follower.leases)))
+
+    def vouch(self) -> None:
+        leases = self.follower.vouched()
+        if leases:
+            self.send(Renew(id=RequestId("f" * 32), leases=leases))
 
     def connected(self, resumed: bool) -> None:
         self.view.connected(resumed)

@@ -61,6 +61,8 @@ class Site:
         self.lrms.add_node(BAIT, cpus=16, features=(DEBIAN,))
         self.hypervisor = FakeHypervisor(self.clock)
         self.images = FakeImages({DEBIAN: artifacts()})
+        self.controller = True
+        """The controller's machine answers the host."""
         self.wire = Wire(self.clock, self._to_host, self._to_bait)
         self.rules = rules
         self.run_s = 30.0
@@ -107,7 +109,7 @@ class Site:
     def start_host(self) -> None:
         self.host = HostDaemon(
             self.clock, self.directory / "host.sqlite", CONFIG, CATALOGUE, self.hypervisor, self.images, self.wire,
-            self._uuid, self._committed("host"), self.records,
+            self._uuid, self._committed("host"), self.records, self._controller_answers,
         )  # fmt: skip
         self.host.start()
         self._meet()
@@ -119,6 +121,9 @@ class Site:
         )  # fmt: skip
         self.bait.start()
         self._meet()
+
+    async def _controller_answers(self) -> bool:
+        return self.controller
 
     def _meet(self) -> None:
         self.clock.callLater(0.5, self.mend)

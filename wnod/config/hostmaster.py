@@ -1,6 +1,7 @@
 """The hostmaster's configuration: one physical host and the VMs it may make."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -92,7 +93,22 @@ class Times(ConfigStruct, frozen=True):
     create_limit_s: Seconds = 60.0
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
     """How often a VM that libvirt refuses to make is tried once more."""
+    fence_pause_s: Seconds = 90.0
+    """A VM with a job is paused when host and LRMS have been out of contact for so long (ADR 0008)."""
+    fence_resume_s: Seconds = 150.0
+    """Contact that is back within so long lets it go on at once."""
+    lrms_gives_up_s: Seconds = 300.0
+    """After so long the LRMS starts a silent node's jobs elsewhere: SlurmdTimeout."""
     keep_console_days: Annotated[int, Meta(ge=0, le=3650)] = 7
+
+    @staticmethod
+    def complaints(fields: Mapping[str, Any]) -> Iterator[Complaint]:
+        """What is wrong between fields."""
+        names = ("fence_pause_s", "fence_resume_s", "lrms_gives_up_s")
+        for earlier, later in pairwise(names):
+            least, most = fields.get(earlier), fields.get(later)
+            if least is not None and most is not None and least >= most:
+                yield Complaint((earlier,), f"expected less than {later} ({most:g})", "defaults: 90, 150, 300")
 
 
 class HostmasterConfig(ConfigStruct, frozen=True):

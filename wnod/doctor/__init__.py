@@ -39,6 +39,9 @@ def examine(etc: str, quick: bool = False) -> Iterator[Finding]:
             yield from _run(_of_bait(found))
         elif isinstance(found, Catalogue):
             yield from _run([] if quick else _of_catalogue(found))
+    host, bait = configured.get("hostmaster"), configured.get("bait")
+    if isinstance(host, HostmasterConfig) and isinstance(bait, BaitConfig):
+        yield from _run([("fence", lambda: slurm.check_fence(host, bait.lrms))])
 
 
 def _configured(etc: str) -> dict[str, HostmasterConfig | BaitConfig | Catalogue | ConfigMistakes]:

@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 
-from wnod.config import BaitLrms
+from wnod.config import BaitLrms, HostmasterConfig
 from wnod.doctor.finding import CommandFailed, Finding, Verdict, output_of
 
 COMMANDS = ("scontrol", "squeue", "sinfo")
@@ -36,6 +36,27 @@ def check_settings(config: BaitLrms, ask: Ask = output_of) -> Iterator[Finding]:
         return
     problems = list(wrong_settings(settings, config))
     yield from problems or [Finding("slurm", Verdict.OK, f"cluster {settings.get('ClusterName')} is set up for moves")]
+
+
+def check_fence(host: HostmasterConfig, config: BaitLrms, ask: Ask = output_of) -> Iterator[Finding]:
+    """A VM that lost the controller stands still before Slurm starts its job elsewhere (docs/decisions/0008)."""
+    scontrol = f"{config.commands}/scontrol" if config.commands else "scontrol"
+    try:
+        words = parse_settings(ask([scontrol, "show", "config"])).get("SlurmdTimeout", "").split()
+    except CommandFailed:
+        return  # check_settings says so
+    times, limit = host.times, float(words[0]) if words and words[0].isdigit() else 0.0
+    if limit == 0.0:
+        yield Finding("fence", Verdict.OK, "SlurmdTimeout is off: Slurm gives no silent node up")
+    elif times.lrms_gives_up_s < limit or times.fence_resume_s > limit * 2 / 3:
+        text = (
+            f"SlurmdTimeout is {limit:.0f} s; times.lrms_gives_up_s is {times.lrms_gives_up_s:g}, "
+            f"times.fence_resume_s is {times.fence_resume_s:g}: a job could run twice when this host is cut off"
+        )
+        remedy = f"lrms_gives_up_s: {limit:.0f}, fence_resume_s at most {limit * 2 / 3:.0f}, fence_pause_s below that"
+        yield Finding("fence", Verdict.BAD, text, remedy)
+    else:
+        yield Finding("fence", Verdict.OK, f"paused after {times.fence_pause_s:g} s, SlurmdTimeout is {limit:.0f} s")
 
 
 def parse_settings(text: str) -> dict[str, str]:

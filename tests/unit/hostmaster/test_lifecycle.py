@@ -87,7 +87,8 @@ def test_a_lease_that_is_not_renewed_ends_a_vm_in_which_nothing_has_started(phas
 
 def test_a_started_run_outlives_its_lease() -> None:
     vm = a_vm(phase=VmPhase.STARTED, bound=BOUND, boot_id=BOOT)
-    assert decide(vm, facts(now=1e9, expires_at=190.0), TIMES) == Step(vm)
+    step = decide(vm, facts(now=1e9, expires_at=190.0), TIMES)
+    assert (step.vm, step.deed) == (vm, None)
 
 
 @pytest.mark.parametrize("phase", [VmPhase.BOOTING, VmPhase.READY, VmPhase.BOUND, VmPhase.STARTED])

@@ -12,6 +12,7 @@ import pytest
 
 from protocol.ids import Shape
 from protocol.tls import Identity, Role
+from tests.fakes.site import CONFIG
 from wnod.cli import main
 from wnod.commands.doctor import print_findings
 from wnod.config import BaitLrms, Environment, HypervisorConfig, TlsFiles
@@ -141,6 +142,14 @@ def test_slurm_is_not_set_up(old: str, new: str, words: str) -> None:
     finding = only(slurm.check_settings(SLURM, says(SETTINGS.replace(old, new))))
     assert finding.verdict is BAD
     assert words in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("timeout", "verdict"), [("300 sec", OK), ("0 sec", OK), ("225 sec", OK), ("301 sec", BAD), ("120 sec", BAD)]
+)
+def test_slurm_gives_a_silent_node_up_later_than_its_vms_are_paused(timeout: str, verdict: Verdict) -> None:
+    ask = says(f"{SETTINGS}SlurmdTimeout           = {timeout}\n")
+    assert only(slurm.check_fence(CONFIG, SLURM, ask)).verdict is verdict
 
 
 def test_slurm_does_not_answer() -> None:
