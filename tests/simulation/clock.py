@@ -1,0 +1,205 @@
+"""Virtual time: one queue of calls for the whole cluster, and for each daemon a clock of its own that can jump and die."""
+
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from zope.interface import implementer
+
+AT_ONCE = 20_000
+"""So many calls at one moment of time mean that something runs in circles."""
+
+
+class Crash(BaseException):
+    """The daemon is gone, here and now. Not an Exception: nothing may survive it."""
+
+
+@implementer(IDelayedCall)
+class Call:
+    """One planned call. `due` is the cluster's own time, whatever its owner's clock says."""
+
+    __slots__ = ("args", "called", "cancelled", "due", "func", "kw", "life", "world")
+
+    def __init__(
+        self, world: "World", life: "Life | None", due: float, func: Callable[..., Any],
+        args: tuple[Any, ...], kw: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.world = world
+        self.life = life
+        self.due = due
+        self.func = func
+        self.args = args
+        self.kw = kw
+        self.called = False
+        self.cancelled = False
+
+    def active(self) -> bool:
+        return not (self.called or self.cancelled)
+
+    def cancel(self) -> None:
+        self._must_be_active()
+        self.cancelled = True
+        self.func, self.args = _nothing, ()
+
+    def reset(self, secondsFromNow: float) -> None:
+        self._must_be_active()
+        self._move(self.world.now + secondsFromNow)
+
+    def delay(self, secondsLater: float) -> None:
+        self._must_be_active()
+        self._move(self.due + secondsLater)
+
+    def getTime(self) -> float:
+        return self.due if self.life is None else self.due + self.life.offset
+
+    def _move(self, due: float) -> None:
+        earlier = due < self.due
+        self.due = due
+        if earlier:  # a later one is put back when its old time comes
+            self.world.push(self)
+
+    def _must_be_active(self) -> None:
+        if self.called:
+            raise AlreadyCalled
+        if self.cancelled:
+            raise AlreadyCancelled
+
+
+def _nothing() -> None:
+    """What a cancelled call holds instead of its function."""
+
+
+def _place(entry: tuple[float, int, Call]) -> tuple[float, int]:
+    return entry[:2]
+
+
+@implementer(IReactorTime)
+class World:
+    """The cluster's time. Calls at the same moment are made in the order of their planning."""
+
+    def __init__(self, start: float = 1_000_000.0) -> None:
+        self.now = start
+        self.calls = 0
+        self._heap: list[tuple[float, int, Call]] = []
+        self._order = itertools.count()
+        self._burst = 0
+
+    def seconds(self) -> float:
+        return self.now
+
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Call:
+        return self.plan(None, delay, callable, args, kw)
+
+    def getDelayedCalls(self) -> list[Call]:
+        return [call for _, _, call in self._heap if call.active()]
+
+    def plan(
+        self, life: "Life | None", delay: float, func: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any]
+    ) -> Call:
+        call = Call(self, life, self.now + max(0.0, delay), func, args, kw)
+        self.push(call)
+        return call
+
+    def push(self, call: Call) -> None:
+        heapq.heappush(self._heap, (call.due, next(self._order), call))
+
+    def step(self, until: float) -> Call | None:
+        """Make the next call due by `until`; None if there is none."""
+        while self._heap and self._heap[0][0] <= until:
+            due, _, call = heapq.heappop(self._heap)
+            if not call.active():
+                continue
+            if call.due > due:
+                self.push(call)
+                continue
+            self._advance(due)
+            call.called = True
+            self.calls += 1
+            try:
+                call.func(*call.args, **call.kw)
+            except Crash:
+                pass
+            return call
+        return None
+
+    def _advance(self, due: float) -> None:
+        if due > self.now:
+            self.now = due
+            self._burst = 0
+        self._burst += 1
+        assert self._burst < AT_ONCE, "time stands still: something runs in circles"
+
+    def shift(self, life: "Life", seconds: float) -> None:
+        """The clock of that daemon jumps ahead by so much (back, if negative): its calls keep their time of day."""
+        for call in self.of(life):
+            call._move(max(self.now, call.due - seconds))
+
+    def of(self, life: "Life") -> list[Call]:
+        """That life's calls, once each, in the order of the queue."""
+        return list(dict.fromkeys(c for _, _, c in sorted(self._heap, key=_place) if c.life is life and c.active()))
+
+
+@implementer(IReactorTime)
+class Life:
+    """One life of one daemon: its clock, and the fuse that ends it at a chosen point."""
+
+    def __init__(self, world: World, name: str, died: Callable[["Life"], None], offset: float = 0.0) -> None:
+        self.world = world
+        self.name = name
+        self.offset = offset
+        self.dead = False
+        self.armed = False
+        self.fuse: tuple[str, int] | None = None
+        """(kind of point, how many of them to pass): the daemon dies at that point."""
+        self.points: dict[str, int] = {}
+        self._died = died
+        self._calls: list[Call] = []
+
+    def seconds(self) -> float:
+        return self.world.now + self.offset
+
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Call:
+        call = self.world.plan(self, delay, callable, args, kw)
+        if self.dead:
+            call.cancel()
+        return call
+
+    def getDelayedCalls(self) -> list[Call]:
+        return self.world.of(self)
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets this machine's clock."""
+        self.offset += seconds
+        self.world.shift(self, seconds)
+
+    def point(self, kind: str) -> None:
+        """A place where a daemon may die. A dead one gets no further than the next of them."""
+        if self.dead:
+            raise Crash(self.name)
+        if not self.armed:
+            return
+        self.points[kind] = self.points.get(kind, 0) + 1
+        if self.fuse is None or self.fuse[0] != kind:
+            return
+        if self.fuse[1] > 0:
+            self.fuse = (kind, self.fuse[1] - 1)
+            return
+        self.fuse = None
+        self._died(self)
+        raise Crash(f"{self.name} at {kind}")
+
+    def die(self) -> None:
+        """Nothing planned will happen any more."""
+        self.dead = True
+        for call in self.getDelayedCalls():
+            call.cancel()
+
+    # --- what protocol.link needs of a reactor; set by the network ---
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        return self.net.listen(self, interface, port, factory)
+
+    net: Any = None

@@ -1,0 +1,143 @@
+"""One host's libvirt: the faithful fake with time, hanging, lost events, and one queue that goes on after a hang."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from hostmaster.world import Accelerator, Domain, DomainSpec, HypervisorUnavailable
+from tests.fakes.hypervisor import FakeHypervisor
+from tests.fakes.images import FakeImages
+from tests.simulation.clock import Life, World
+
+LIMITS_S = {"create": 60.0, "destroy": 30.0, "domains": 10.0, "pause": 10.0, "unpause": 10.0}
+
+
+class Libvirtd(FakeHypervisor):
+    """What there is on one host. Outlives the hostmaster; `hang_until` stops it as a whole."""
+
+    def __init__(self, world: World, rng: random.Random, trace: Callable[[str, str], None]) -> None:
+        super().__init__(world, accelerator=Accelerator.TCG)
+        self.world = world
+        self.rng = rng
+        self.trace = trace
+        self.hang_until = 0.0
+        self.changed: Callable[[str], None] = lambda uuid: None
+        """Called at once when a domain has come, gone or changed its state."""
+        self._read: dict[tuple[str, str], Domain] = {}
+
+    def _domain(self, uuid: str) -> Domain:
+        key = (uuid, self.kept[uuid].state)
+        if key not in self._read:
+            self._read[key] = super()._domain(uuid)
+        return self._read[key]
+
+    def _hint(self, uuid: str) -> None:
+        if uuid:
+            self.changed(uuid)
+        super()._hint(uuid)
+
+    def leave(self, hint: Callable[[str], None]) -> None:
+        """That hostmaster is gone."""
+        if hint in self._hints:
+            self._hints.remove(hint)
+
+    def restarted(self) -> None:
+        """libvirtd is back: whoever is connected is told that all may have changed."""
+        self.away = ""
+        self._hint("")
+
+    def end(self) -> None:
+        """No more trouble."""
+        self.hang_until, self.lose_answers, self.refuse, self.drop_hints = 0.0, 0, "", False
+        if self.away:
+            self.restarted()
+
+
+class Connection:
+    """hostmaster.world.Hypervisor for one life of a hostmaster."""
+
+    def __init__(self, daemon: Libvirtd, life: Life) -> None:
+        self._daemon = daemon
+        self._life = life
+        self._hint: Callable[[str], None] = lambda uuid: None
+
+    async def _call(self, verb: str, what: str, call: Callable[[], Any], took_s: float) -> Any:
+        life, daemon = self._life, self._daemon
+        life.point("before-libvirt")
+        answer: Deferred[Any] = Deferred(lambda d: None)
+        wait = max(0.0, daemon.hang_until - life.world.now) + took_s * (0.5 + daemon.rng.random())
+        # Carried out by libvirtd, whether or not the one who asked still waits or lives.
+        daemon.world.callLater(wait, self._carry_out, call, answer)
+        limit = life.callLater(LIMITS_S[verb], self._too_late, verb, answer)
+        try:
+            result = await answer
+        finally:
+            if limit.active():
+                limit.cancel()
+        if verb != "domains":
+            daemon.trace("", f"{life.name}: {what}")
+            life.point("after-libvirt")
+        return result
+
+    def _carry_out(self, call: Callable[[], Any], answer: "Deferred[Any]") -> None:
+        done = Deferred.fromCoroutine(call())
+        done.addBoth(self._deliver, answer)
+
+    def _deliver(self, result: Any, answer: "Deferred[Any]") -> None:
+        if not answer.called and not self._life.dead:
+            answer.callback(result)
+
+    @staticmethod
+    def _too_late(verb: str, answer: "Deferred[Any]") -> None:
+        if not answer.called:
+            answer.errback(HypervisorUnavailable(f"{verb}: no answer in time"))
+
+    async def create(self, spec: DomainSpec) -> None:
+        await self._call("create", f"created {spec.ours.slot}", lambda: self._daemon.create(spec), 0.3)
+
+    async def destroy(self, uuid: str) -> None:
+        await self._call("destroy", f"destroyed {uuid[-4:]}", lambda: self._daemon.destroy(uuid), 0.2)
+
+    async def pause(self, uuid: str) -> None:
+        await self._call("pause", f"paused {uuid[-4:]}", lambda: self._daemon.pause(uuid), 0.02)
+
+    async def unpause(self, uuid: str) -> None:
+        await self._call("unpause", f"unpaused {uuid[-4:]}", lambda: self._daemon.unpause(uuid), 0.02)
+
+    async def domains(self) -> tuple[Domain, ...]:
+        found: tuple[Domain, ...] = await self._call("domains", "", self._daemon.domains, 0.003)
+        return found
+
+    async def probe(self, kernel: str, initrd: str) -> tuple[Accelerator, str]:
+        return Accelerator.TCG, "the simulation said so"
+
+    def watch(self, hint: Callable[[str], None]) -> None:
+        def told(uuid: str) -> None:
+            if not self._life.dead:
+                hint(uuid)
+
+        self._hints = [*getattr(self, "_hints", []), told]
+        self._daemon.watch(told)
+
+    def leave(self) -> None:
+        """The hostmaster is gone."""
+        for hint in getattr(self, "_hints", []):
+            self._daemon.leave(hint)
+
+
+class Files(FakeImages):
+    """Images and overlays of one host, through the eyes of one life of its hostmaster."""
+
+    def __init__(self, disk: FakeImages, life: Life) -> None:
+        super().__init__(disk.catalogue, disk.altered, disk.full, disk.made)
+        self._life = life
+
+    async def make_overlay(self, name: str, disk_mib: int) -> str:
+        self._life.point("before-overlay")
+        return await super().make_overlay(name, disk_mib)
+
+    async def remove_overlay(self, name: str) -> None:
+        self._life.point("before-overlay")
+        await super().remove_overlay(name)

@@ -1,0 +1,150 @@
+"""What must hold: the invariants of the promise, checked whenever something happens that could break one.
+
+A breach is written down, not raised: raising would only break the daemon that happens to be on the stack.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hostmaster.lifecycle import Vm
+from protocol.messages import VmPhase
+from tests.simulation.machines import Guest, Program
+
+
+@dataclass
+class Run:
+    """One start of user code. `end`: "" while it runs, "done", "cancelled", or the fault that ended it."""
+
+    restart: int
+    key: str
+    end: str = ""
+
+
+@dataclass
+class Breach:
+    """One violation."""
+
+    rule: str
+    job: str
+    text: str
+    at: float
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.at:.3f}: {self.text}" + (f" (job {self.job})" if self.job else "")
+
+
+@dataclass
+class Judge:
+    """The record of what happened, and of what should not have."""
+
+    now: Callable[[], float]
+    lines: list[tuple[float, str, str]] = field(default_factory=list)
+    breaches: list[Breach] = field(default_factory=list)
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    excused: dict[str, str] = field(default_factory=dict)
+    """Jobs of which the LRMS itself has lost count, and why: they may start once more."""
+    generations: dict[tuple[str, int], str] = field(default_factory=dict)
+    records: dict[str, Vm] = field(default_factory=dict)
+    """The last record that any life of a hostmaster has put on disk, by the VM's key."""
+    started: int = 0
+    double_runs: int = 0
+    _hash: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+
+    def trace(self, subject: str, text: str) -> None:
+        """One line of history. `subject` is a job, or empty."""
+        now = self.now()
+        self.lines.append((now, subject, text))
+        self._hash.update(f"{now:.6f}|{subject}|{text}\n".encode())
+
+    def digest(self) -> str:
+        """The same for the same history."""
+        digest: str = self._hash.hexdigest()
+        return digest
+
+    def breach(self, rule: str, job: str, text: str) -> None:
+        self.breaches.append(Breach(rule, job, text, self.now()))
+        self.trace(job, f"BREACH {rule}: {text}")
+
+    def require(self, holds: bool, rule: str, job: str, text: str) -> None:
+        if not holds:
+            self.breach(rule, job, text)
+
+    # --- user code ---
+
+    def start(self, guest: Guest, program: Program, elsewhere: list[Guest]) -> None:
+        """User code begins."""
+        job = program.job
+        self.started += 1
+        self.trace(job, f"user code of run {program.restart} starts in {guest.key}")
+        if elsewhere:
+            self.double_runs += 1
+            self.breach("I2", job, f"runs twice at once: also in {', '.join(g.key for g in elsewhere)}")
+        for run in self.runs.get(job, []):
+            if run.end == "done" and job not in self.excused:
+                self.double_runs += 1
+                self.breach("I3", job, f"starts again after run {run.restart} in {run.key} was done")
+        self._started_as_bound(guest, program)
+        self.runs.setdefault(job, []).append(Run(program.restart, guest.key))
+
+    def _started_as_bound(self, guest: Guest, program: Program) -> None:
+        vm = self.records.get(guest.key)
+        if vm is None:
+            self.breach("I4", program.job, f"starts in {guest.key}, which no journal knows")
+            return
+        bound = vm.bound is not None and (vm.bound.key, vm.bound.restart) == (program.job, program.restart)
+        self.require(bound, "I4", program.job, f"run {program.restart} starts in {guest.key}, bound to {vm.bound}")
+        self.require(vm.phase is VmPhase.STARTED, "I4", program.job, f"starts in {guest.key}, which is {vm.phase}")
+        self.require(vm.boot_id == guest.boot_id, "I4", program.job, f"starts in another boot of {guest.key}")
+
+    def finish(self, guest: Guest, program: Program, how: str) -> None:
+        """User code has ended: "done", or by that fault."""
+        for run in self.runs.get(program.job, []):
+            if (run.restart, run.key, run.end) == (program.restart, guest.key, ""):
+                run.end = how
+                self.trace(program.job, f"user code of run {program.restart} in {guest.key} ends: {how}")
+
+    # --- hosts ---
+
+    def vm(self, host: str, before: Vm | None, vm: Vm, others: dict[Any, Vm], total: Any) -> None:
+        """A hostmaster has put a VM's record on disk."""
+        self.records[vm.key] = vm
+        if before is None or before.phase is not vm.phase:
+            text = f" ({vm.text})" if vm.text else ""
+            self.trace(vm.asked.key, f"{host}: {vm.key} {vm.phase} lease {vm.lease[-4:]}{text}")
+        if before is not None:
+            return
+        known = self.generations.setdefault((host, vm.generation), vm.uuid)
+        self.require(known == vm.uuid, "I5", vm.asked.key, f"generation {vm.generation} of {host} is used twice")
+        rest = [other for other in others.values() if other.generation != vm.generation]
+        twice = [other.key for other in rest if other.lease == vm.lease or other.vm == vm.vm]
+        self.require(not twice, "I5", vm.asked.key, f"{vm.key} has its lease or slot in common with {twice}")
+        charged = [vm.shape, *(other.shape for other in rest if other.phase is not VmPhase.GONE)]
+        memory, cpus = sum(s.memory_mib for s in charged), sum(s.cpus for s in charged)
+        fits = memory <= total.memory_mib and cpus <= total.cpus
+        self.require(fits, "I7", vm.asked.key, f"{host} has promised {cpus} cpus and {memory} MiB")
+
+    def domains(self, host: str, specs: list[Any], total: Any) -> None:
+        """A host's domains have changed."""
+        memory = sum(spec.ours.shape.memory_mib for spec in specs)
+        cpus = sum(spec.ours.shape.cpus for spec in specs)
+        self.require(memory <= total.memory_mib and cpus <= total.cpus, "I7", "", f"{host} runs {cpus} cpus, {memory} MiB")
+
+    # --- for people ---
+
+    def history(self, job: str, last: int = 60) -> str:
+        """What happened to a job, and the faults at its hosts, in its last lines."""
+        numbers = {n for _, subject, text in self.lines if subject == job for n in _HOSTS.findall(text)}
+        chosen = [line for line in self.lines if line[1] == job or _concerns(line[2], numbers)]
+        return "\n".join(f"  {at - 1_000_000:10.3f}  {text}" for at, _, text in chosen[-last:])
+
+
+_HOSTS = re.compile(r"\b(?:h|bait|vm)(\d+)\b")
+
+
+def _concerns(text: str, numbers: set[str]) -> bool:
+    """True for a fault (or a daemon's log line) that no host or one of these hosts has met."""
+    named = set(_HOSTS.findall(text))
+    return text.startswith(("!", "#")) and (not named or bool(named & numbers))

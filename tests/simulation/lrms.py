@@ -1,0 +1,292 @@
+"""The batch system of a large site: the faithful fake with indexes, and each bait's own unreliable way to it."""
+
+import copy
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from bait.lrms.base import Home, JobState, JobView, LrmsRefused, LrmsUnavailable, NodeView
+from protocol.ids import Run, Shape
+from tests.fakes.lrms import FakeJob, FakeLrms, FakeNode
+from tests.simulation.clock import Life, World
+
+T = TypeVar("T")
+
+ANSWER_LIMIT_S = 10.0
+"""How long a bait waits for the LRMS (bait.yaml's lrms.timeout_s)."""
+MEMORY_S = 5.0
+"""How much a controller loses that dies between two saves of its state."""
+
+
+class Controller(FakeLrms):
+    """FakeLrms for thousands of jobs: the same behaviour, found by indexes instead of by scanning."""
+
+    def __init__(self, world: World, trace: Callable[[str, str], None]) -> None:
+        super().__init__(world, cluster="sim")  # type: ignore[arg-type]
+        self.trace = trace
+        self._on: dict[str, dict[str, FakeJob]] = {}
+        self._queue: dict[str, FakeJob] = {}
+        self._home: dict[str, None] = {}
+        self.requeued: Callable[[FakeJob, str], None] = lambda job, why: None
+        self.left: Callable[[FakeJob], None] = lambda job: None
+        """The job leaves its node: whatever still runs of it there is killed."""
+        self.outcome: dict[str, str] = {}
+        """How each job ended."""
+
+    # --- indexes ---
+
+    def add_node(self, name: str, *, vm: bool = False, cpus: int = 4, features: Iterable[str] = ()) -> FakeNode:
+        node = super().add_node(name, vm=vm, cpus=cpus, features=features)
+        if not vm:
+            self._home[name] = None
+        return node
+
+    def submit(self, *, tasks: Iterable[int] = (), owner: int = 1000, user: str = "alice", **wishes: object) -> str:
+        tasks = tuple(tasks)
+        number = super().submit(tasks=tasks, owner=owner, user=user, **wishes)
+        for task in tasks or (None,):
+            job = self.all_jobs[number if task is None else f"{number}_{task}"]
+            self._queue[job.id] = job
+            self.trace(job.id, "submitted")
+        return number
+
+    def tick(self) -> None:
+        now = self.clock.seconds()
+        free = {name: self._free(self.all_nodes[name]) for name in self._home if name in self.all_nodes}
+        free = {name: cpus for name, cpus in free.items() if cpus > 0}
+        for job in tuple(self._queue.values()):
+            if job.held_by or job.eligible_at > now:
+                continue
+            node = self._place_in(job, free)
+            if node is not None:
+                if node.name in free:
+                    free[node.name] -= job.cpus
+                self._start(job, node)
+
+    def _free(self, node: FakeNode) -> int:
+        if not node.up or node.closed is not None:
+            return 0
+        return node.cpus - sum(job.cpus for job in self._on.get(node.name, {}).values())
+
+    def _place_in(self, job: FakeJob, free: dict[str, int]) -> FakeNode | None:
+        names = job.required_nodes or (tuple(free) if job.partition == self.home else ())
+        wishes = frozenset(job.wishes.split("&")) - {""}
+        for name in names:
+            node = self.all_nodes.get(name)
+            if node is None or node.partition not in job.partition.split(",") or not wishes <= node.features:
+                continue
+            room = free[name] if name in free else self._free(node)
+            if room >= job.cpus:
+                return node
+        return None
+
+    def _jobs_on(self, node: str) -> list[FakeJob]:
+        return list(self._on.get(node, {}).values())
+
+    def _start(self, job: FakeJob, node: FakeNode) -> None:
+        self._queue.pop(job.id, None)
+        self._on.setdefault(node.name, {})[job.id] = job
+        self.trace(job.id, f"run {job.run.restart} starts on {node.name}")
+        super()._start(job, node)
+
+    def _leave(self, job: FakeJob, then: Callable[[], None]) -> None:
+        self.left(job)
+        super()._leave(job, then)
+
+    def _off(self, job: FakeJob) -> None:
+        for jobs in self._on.values() if job.node is None else (self._on.get(job.node, {}),):
+            jobs.pop(job.id, None)
+
+    def _requeue(self, job: FakeJob, held_by: str) -> None:
+        if self.all_jobs.get(job.id) is not job:
+            return  # of a state that the controller has forgotten
+        self._off(job)
+        super()._requeue(job, held_by)
+        self._queue[job.id] = job
+        self.trace(job.id, f"requeued as run {job.run.restart}" + (f", held by {held_by}" if held_by else ""))
+
+    def _end(self, job: FakeJob, word: str) -> None:
+        if self.all_jobs.get(job.id) is not job:
+            return
+        self._off(job)
+        self._queue.pop(job.id, None)
+        job.state, job.word, job.held_by = JobState.ENDED, word, ""
+        job.exit_code = job.exit_code or 0
+        self.clock.callLater(self.forget_s, self._forget, job)
+        self.outcome[job.id] = word
+        self.trace(job.id, f"ended: {word}")
+
+    def _forget(self, job: FakeJob) -> None:
+        if self.all_jobs.get(job.id) is job:
+            del self.all_jobs[job.id]
+
+    def _set_word(self, job: FakeJob, word: str, held_by: str) -> None:
+        if job.state is JobState.PENDING and job.held_by != held_by:
+            self.trace(job.id, f"held by {held_by}" if held_by else "released")
+        super()._set_word(job, word, held_by)
+
+    def _untarget(self, job: FakeJob, home: Home, note: str, delay_s: int) -> None:
+        super()._untarget(job, home, note, delay_s)
+        self.trace(job.id, f"back in {home.partition}: {note}")
+
+    def node_fails(self, name: str) -> None:
+        self.all_nodes[name].up = False
+        self.trace("", f"node {name} is down")
+        for job in self._jobs_on(name):
+            self.requeued(job, "its node failed")
+            self.left(job)
+            if job.requeue:
+                self._requeue(job, "")
+            else:
+                self._end(job, "NODE_FAIL")
+
+    def requeue(self, job: FakeJob) -> None:
+        """A user's or administrator's `scontrol requeue`."""
+        if job.state is JobState.RUNNING:
+            self.requeued(job, "its user requeued it")
+            self._leave(job, lambda: self._requeue(job, ""))
+
+    # --- amnesia ---
+
+    def save(self) -> Any:
+        """The state as a controller saves it: jobs and nodes."""
+        return copy.deepcopy((self.all_jobs, self.all_nodes, self.outcome))
+
+    def go_back(self, saved: Any) -> None:
+        """The controller starts from an older state: jobs submitted since are unknown (no number is given twice)."""
+        known = set(self.all_jobs) | set(self.outcome)
+        self.all_jobs, self.all_nodes, self.outcome = copy.deepcopy(saved)
+        for job_id in known - set(self.all_jobs) - set(self.outcome):
+            self.outcome[job_id] = "FORGOTTEN"
+        self._queue = {job.id: job for job in self.all_jobs.values() if job.state is JobState.PENDING}
+        self._on = {}
+        for job in self.all_jobs.values():
+            if job.state is JobState.ENDED:
+                self.clock.callLater(self.forget_s, self._forget, job)
+            elif job.state is not JobState.PENDING and job.node is not None:
+                self._on.setdefault(job.node, {})[job.id] = job
+                if job.state is JobState.LEAVING:  # what it was leaving for is forgotten: seen anew as running
+                    job.state, job.word = JobState.RUNNING, "RUNNING"
+
+
+class Way:
+    """One bait's way to the controller: Lrms, with the delays and errors that this bait meets."""
+
+    def __init__(self, controller: Controller, life: Life, rng: random.Random, trouble: "Trouble") -> None:
+        self._controller = controller
+        self._life = life
+        self._rng = rng
+        self._trouble = trouble
+        self.cluster = controller.cluster
+
+    async def _call(self, what: str, call: Callable[[], Awaitable[T]], *, change: bool) -> T:
+        life, trouble = self._life, self._trouble
+        life.point("before-lrms")
+        delay = 0.002 + 0.02 * self._rng.random()
+        if trouble.hang_until > life.world.now:
+            delay = min(ANSWER_LIMIT_S, trouble.hang_until - life.world.now + delay)
+        await self._pause(delay)
+        if trouble.away or delay >= ANSWER_LIMIT_S:
+            if change and trouble.late and not trouble.away:
+                await call()
+            raise LrmsUnavailable("the batch system does not answer")
+        answer = await call()
+        await self._pause(0.001)
+        if change:
+            life.point("after-lrms")
+        if trouble.lose_replies > 0 and change:
+            trouble.lose_replies -= 1
+            raise LrmsUnavailable("the batch system's reply was lost")
+        return answer
+
+    async def _pause(self, seconds: float) -> None:
+        waiting: Deferred[None] = Deferred()
+        self._life.callLater(seconds, waiting.callback, None)
+        await waiting
+
+    async def _change(self, what: str, job: str, call: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await self._call(what, call, change=True)
+        except LrmsRefused as error:
+            self._controller.trace(job, f"{self._life.name}: {what} refused: {error}")
+            raise
+        except LrmsUnavailable:
+            self._controller.trace(job, f"{self._life.name}: {what}: no answer")
+            raise
+        self._controller.trace(job, f"{self._life.name}: {what}")
+
+    # --- Lrms ---
+
+    async def jobs(self, ids: Collection[str]) -> Mapping[str, JobView]:
+        answer = await self._call("jobs", lambda: self._controller.jobs(ids), change=False)
+        return self._trouble.jobs(self._life.world.now, ids, answer)
+
+    async def nodes(self) -> Mapping[str, NodeView]:
+        return await self._call("nodes", self._controller.nodes, change=False)
+
+    async def make_requeueable(self, run: Run) -> None:
+        await self._change("make requeueable", run.key, lambda: self._controller.make_requeueable(run))
+
+    async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
+        await self._change(f"send to {node}", run.key, lambda: self._controller.send(run, node, shape, home, note))
+
+    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
+        await self._change("give back", run.key, lambda: self._controller.give_back(run, home, note, delay_s))
+
+    async def refuse(self, run: Run, home: Home, text: str) -> None:
+        await self._change(f"refuse ({text})", run.key, lambda: self._controller.refuse(run, home, text))
+
+    async def tell(self, run: Run, text: str) -> None:
+        await self._call("tell", lambda: self._controller.tell(run, text), change=True)
+
+    async def close_node(self, node: str, reason: str) -> None:
+        await self._change(f"close {node}", "", lambda: self._controller.close_node(node, reason))
+
+    async def open_node(self, node: str) -> None:
+        await self._change(f"open {node}", "", lambda: self._controller.open_node(node))
+
+    async def fail_node(self, node: str, reason: str) -> None:
+        await self._change(f"fail node {node}", "", lambda: self._controller.fail_node(node, reason))
+
+    async def remove_node(self, node: str) -> None:
+        await self._change(f"remove node {node}", "", lambda: self._controller.remove_node(node))
+
+
+class Trouble:
+    """What one bait meets on its way to the controller. Outlives the bait's daemon."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.hang_until = 0.0
+        self.late = True
+        """Changes whose answer came too late were made all the same."""
+        self.lose_replies = 0
+        self.empty = 0
+        self.stale_until = 0.0
+        self._last_empty = -10.0
+        self._seen: dict[str, deque[tuple[float, JobView | None]]] = {}
+
+    def end(self) -> None:
+        self.away = False
+        self.hang_until = self.stale_until = 0.0
+        self.lose_replies = self.empty = 0
+
+    def jobs(self, now: float, ids: Collection[str], answer: Mapping[str, JobView]) -> Mapping[str, JobView]:
+        """The answer as it arrives: now and then without anything in it, or as it was a moment ago."""
+        if self.empty > 0 and now - self._last_empty > 3.0:  # never twice: two good reads make a fact (R13)
+            self.empty -= 1
+            self._last_empty = now
+            return {}
+        if now < self.stale_until:
+            return {job: view for job in ids if (view := self._old(job, now, answer.get(job))) is not None}
+        for job in ids:
+            self._seen[job] = deque([(now, answer.get(job))], maxlen=1)
+        return answer
+
+    def _old(self, job: str, now: float, view: JobView | None) -> JobView | None:
+        """What this bait was told of the job before the answers became stale."""
+        seen = self._seen.get(job)
+        return seen[0][1] if seen else view

@@ -1,0 +1,179 @@
+"""One seed, played: a cluster, its users' jobs, faults for a while, and then peace until all is done."""
+
+import contextlib
+import gc
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from unittest import mock
+
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
+
+from tests.simulation.clock import Crash
+from tests.simulation.cluster import ENVIRONMENTS, USERS, Cluster, account
+from tests.simulation.faults import Nemesis
+from tests.simulation.net import without_tls
+
+SUBMIT_UNTIL_S = 90.0
+PEACE_S = 5000.0
+"""So much time may pass from the last fault until everything is done and clean."""
+
+
+@dataclass
+class Result:
+    """What became of one seed."""
+
+    seed: int
+    hash: str
+    jobs: int
+    virtual_s: float
+    seconds: float
+    calls: int
+    starts: int
+    faults: Counter[str] = field(default_factory=Counter)
+    breaches: list[str] = field(default_factory=list)
+    history: str = ""
+    jobs_lost: int = 0
+    double_runs: int = 0
+    not_converged: bool = False
+
+    @property
+    def bad(self) -> bool:
+        return bool(self.breaches)
+
+
+@contextlib.contextmanager
+def stand_ins() -> Iterator[None]:
+    """No TLS, no name service."""
+    with (
+        without_tls(),
+        mock.patch("hostmaster.serve_baits.account_of", account),
+        mock.patch("tests.simulation.daemons.account_of", account),
+    ):
+        yield
+
+
+def play(seed: int, hosts: int, jobs: int, kinds: tuple[str, ...] = (), *, logs: bool = False, job: str = "") -> Result:
+    """Play that seed. `kinds`: the faults there may be. `logs`: with the daemons' own words in the history."""
+    began = time.process_time()
+    gc.disable()  # at a moment of its own choosing it would cost more than all the rest
+    with stand_ins():
+        cluster = Cluster(seed, hosts)
+        with watched(cluster, logs):
+            _submit(cluster, jobs)
+            nemesis = Nemesis(cluster, kinds)
+            cluster.run(nemesis.until)
+            if not cluster.judge.breaches:
+                nemesis.end()
+                settled = cluster.world.now
+                cluster.run(settled + PEACE_S, stop=lambda: not cluster.left_over())
+                _judge_the_end(cluster)
+            result = _result(cluster, nemesis.done, jobs)
+            if job:
+                result.history = cluster.judge.history(job, 400)
+            _dispose(cluster)
+            del cluster, nemesis
+    gc.enable()
+    result.seconds = time.process_time() - began
+    return result
+
+
+def play_one(seed: tuple[int, int, int, tuple[str, ...]]) -> Result:
+    """`play` with one argument, for a pool of processes."""
+    return play(*seed)
+
+
+def _submit(cluster: Cluster, jobs: int) -> None:
+    rng = cluster.rng("users")
+    count = 0
+    while count < jobs:
+        name, uid = rng.choice(list(USERS.items()))
+        tasks = tuple(range(min(rng.randint(2, 5), jobs - count))) if rng.random() < 0.1 else ()
+        wishes = {"wishes": rng.choice(ENVIRONMENTS), "cpus": rng.choice((1, 1, 1, 2)), "requeue": rng.random() < 0.8}
+        at = 6.0 + (SUBMIT_UNTIL_S * max(1.0, jobs / len(cluster.sites) / 10)) * rng.random()
+        seconds = rng.choice((1.0, 5.0, 15.0, 40.0))
+        cluster.to_come += 1
+        cluster.world.callLater(at, _submit_one, cluster, tasks, name, uid, wishes, seconds)
+        count += len(tasks) or 1
+
+
+def _submit_one(
+    cluster: Cluster, tasks: tuple[int, ...], user: str, uid: int, wishes: dict[str, object], seconds: float
+) -> None:
+    cluster.to_come -= 1
+    number = cluster.lrms.submit(tasks=tasks, owner=uid, user=user, **wishes)
+    for task in tasks or (None,):
+        job = number if task is None else f"{number}_{task}"
+        cluster.run_s[job] = seconds
+        if not wishes["requeue"]:
+            cluster.no_requeue.add(job)
+
+
+def _judge_the_end(cluster: Cluster) -> None:
+    judge = cluster.judge
+    if judge.breaches:
+        return
+    for job, what in cluster.left_over():
+        judge.breach("I12", job, f"not converged: {what}")
+    for job, word in cluster.lrms.outcome.items():
+        ran = any(run.end == "done" for run in judge.runs.get(job, []))
+        if word == "COMPLETED" and not ran:
+            judge.breach("lost", job, "COMPLETED, but its program never ran to its end")
+        wished = word == "NODE_FAIL" and job in cluster.no_requeue  # its user wants it to end with its node
+        if word not in {"COMPLETED", "CANCELLED", "FORGOTTEN"} and not wished:
+            judge.breach("lost", job, f"ended as {word}")
+
+
+def _result(cluster: Cluster, faults: Counter[str], jobs: int) -> Result:
+    judge = cluster.judge
+    lost = {breach.job for breach in judge.breaches if breach.job and breach.rule in {"lost", "I12"}}
+    first = next((breach.job for breach in judge.breaches if breach.job), "")
+    return Result(
+        seed=cluster.seed,
+        hash=judge.digest(),
+        jobs=jobs,
+        virtual_s=cluster.world.now - 1_000_000.0,
+        seconds=0.0,
+        calls=cluster.world.calls,
+        starts=judge.started,
+        faults=faults,
+        breaches=[str(breach) for breach in judge.breaches],
+        history=judge.history(first) if judge.breaches else "",
+        jobs_lost=len(lost),
+        double_runs=judge.double_runs,
+        not_converged=any(breach.rule == "I12" for breach in judge.breaches),
+    )
+
+
+def _dispose(cluster: Cluster) -> None:
+    for site in cluster.sites:
+        site.kill("host")
+        site.kill("bait")
+        for disk in site.disks.values():
+            disk.db.close()
+
+
+@contextlib.contextmanager
+def watched(cluster: Cluster, logs: bool) -> Iterator[None]:
+    """An exception that a daemon logs is a breach, unless it is the crash of a daemon that was made to die."""
+    @implementer(ILogObserver)
+    def watch(event: LogEvent) -> None:
+        failure = event.get("log_failure")
+        if failure is not None and not failure.check(Crash):
+            cluster.judge.breach("exception", "", failure.getTraceback()[-3000:])
+        elif logs and failure is None:
+            text = (event.get("log_format") or "").format(**{k: v for k, v in event.items() if k.isidentifier()})
+            cluster.judge.lines.append((cluster.world.now, "", f"# {event['log_namespace']}: {text}"))
+
+    observers = list(globalLogPublisher._observers)
+    for observer in observers:
+        globalLogPublisher.removeObserver(observer)
+    globalLogPublisher.addObserver(watch)
+    try:
+        yield
+    finally:
+        globalLogPublisher.removeObserver(watch)
+        for observer in observers:
+            globalLogPublisher.addObserver(observer)
