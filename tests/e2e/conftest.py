@@ -11,6 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
 
 from deploy.lab.lab import Lab
 from deploy.lab.layout import Layout
@@ -34,7 +37,9 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 def _lab(request: pytest.FixtureRequest) -> Iterator[World]:
     if os.geteuid() != 0:
         pytest.skip("the lab needs root: namespaces, mounts and a bridge of its own")
-    before = signal.signal(signal.SIGTERM, _end)  # as Ctrl-C: the lab goes too
+    # The reactor that other tests use takes the signals for itself when it starts: ours must come after it.
+    pytest_twisted.blockon(deferLater(reactor, 0))
+    before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
     world = World(Lab(LAYOUT), say)
     shutil.rmtree(LOGS, ignore_errors=True)
     done = False
@@ -43,7 +48,8 @@ def _lab(request: pytest.FixtureRequest) -> Iterator[World]:
         yield world
         done = not request.session.testsfailed
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if not os.environ.get(KEEP):
             world.down(None if done else LOGS)
 
