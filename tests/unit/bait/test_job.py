@@ -203,6 +203,11 @@ def test_a_run_in_a_dead_vm_is_reported_to_the_lrms_once(phase: Phase) -> None:
     assert step(ready(phase=phase, failed_node=True), **seen).deed is None
 
 
+def test_a_run_that_the_batch_system_has_forgotten_to_have_started_goes_back() -> None:
+    # simulation, amnesia, seed 2: a controller that lost 5 s held the job that had started, and held it for ever
+    assert step(ready(phase=Phase.STARTED), vm=STARTED, job=parked_job()).lease.phase is Phase.RETURNING
+
+
 @pytest.mark.parametrize("phase", [Phase.RELEASED, Phase.STARTED])
 def test_a_requeued_run_goes_back_to_any_bait(phase: Phase) -> None:
     again = sent(run=replace(RUN, restart=2))
