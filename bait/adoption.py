@@ -3,6 +3,7 @@
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from bait import note
 from bait.follower import Follower
 from bait.lease import Lease, Phase
 from bait.lrms.base import JobState, JobView, Lrms, LrmsUnavailable
@@ -61,8 +62,8 @@ def _phase(vm: VmStatus, job: JobView | None) -> Phase:
 
 
 def _home(job: JobView | None) -> tuple[str, bool]:
-    """Partition and requeue wish, from our own note if the job carries one (follower.note)."""
+    """Partition and requeue wish, from our own note if the job carries one."""
     if job is None:
         return "", True
-    words = dict(word.split("=", 1) for word in job.note.split(":") if "=" in word)
-    return words.get("home", job.partition), words.get("requeue", str(int(job.requeue))) == "1"
+    ours = note.read(job.note)
+    return (job.partition, job.requeue) if ours is None else (ours.home.partition, ours.home.requeue)

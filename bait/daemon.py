@@ -18,6 +18,7 @@ from bait.lrms.base import Lrms
 from bait.lrms.slurm import slurm
 from bait.numbers import Numbers
 from bait.opening import Opening
+from bait.rescue import LOOK_EVERY_S, Rescue
 from protocol.ids import LeaseId, RequestId
 from protocol.link import BaitEnd, Tls
 from protocol.messages import BaitInventory, HostInventory, Renew, SrvMsg
@@ -81,6 +82,7 @@ class BaitDaemon:
         self.interception = Interception(
             reactor, config.lrms.cluster, config.bait, self.lrms, self.follower, config.defaults, new_id
         )
+        self.rescue = Rescue(reactor, self.lrms, self.follower)
         self.hooks = HookServer(reactor, config.hook.socket, self._intercepted, config.hook.limit_s)
         self.status = StatusServer(reactor, config.runtime, self.snapshot, self.explain, self.metrics)
 
@@ -98,6 +100,7 @@ class BaitDaemon:
         self.opening.kick()
         self._every(RENEW_EVERY_S, self._renew)
         self._every(VOUCH_EVERY_S, self._vouch)
+        self._every(LOOK_EVERY_S, self.rescue.look)
         self._every(PUBLISH_EVERY_S, self._publish)
 
     async def stop(self) -> None:

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from bait import job as jobs
+from bait import note
 from bait.hookserver import Answer, Word
 from bait.hostview import HostView
 from bait.lease import Deed, Facts, Lease, Phase, Times
@@ -269,13 +270,11 @@ class Follower:
             case Deed.FORGET:
                 self._forget(lease)
             case Deed.MAKE_REQUEUEABLE:
-                await self.lrms.make_requeueable(lease.run)
-                self._sights.pop(lease.run.key, None)  # what was seen before is out of date
+                await self._mark(lease, job)
             case Deed.TELL:
                 await self.lrms.tell(lease.target, f"the VM of this job is {lease.vm}")
             case Deed.SEND:
-                assert lease.vm is not None
-                await self.lrms.send(lease.target, lease.vm, lease.shape, lease.home, note(lease))
+                await self._send(lease)
             case Deed.GIVE_BACK:
                 await self.lrms.tell(run, f"back in the queue: {lease.text}")
                 await self.lrms.give_back(run, lease.home, f"wnod: given back: {lease.text}", lease.delay_s)
@@ -287,6 +286,16 @@ class Follower:
             case Deed.REMOVE_NODE:
                 assert lease.vm is not None
                 await self.lrms.remove_node(lease.vm)
+
+    async def _mark(self, lease: Lease, job: JobView | None) -> None:
+        await self.lrms.make_requeueable(lease.run, note.write(lease, self.bait, self.clock.seconds()))
+        if job is None or not job.requeue:
+            self._sights.pop(lease.run.key, None)  # what was seen before is out of date
+
+    async def _send(self, lease: Lease) -> None:
+        assert lease.vm is not None
+        words = note.write(lease, self.bait, self.clock.seconds())
+        await self.lrms.send(lease.target, lease.vm, lease.shape, lease.home, words)
 
     def _say(self, lease: Lease, deed: Deed) -> None:
         request = RequestId(self.new_id())
@@ -316,11 +325,6 @@ class Follower:
 
 _SAID = frozenset({Deed.ASK, Deed.BIND, Deed.RELEASE_VM, Deed.FORGET})
 """Deeds whose answer comes as a message, which kicks: looking again before it would find nothing new."""
-
-
-def note(lease: Lease) -> str:
-    """Our note on the job: enough to give it back if this bait loses its journal (R12)."""
-    return f"wnod:lease={lease.lease}:home={lease.partition}:requeue={int(lease.requeue)}"
 
 
 def _line(lease: Lease) -> str:

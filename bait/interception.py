@@ -10,11 +10,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from bait import match
+from bait import match, note
 from bait.follower import Follower, Hook
 from bait.hookserver import Answer, HookCall
 from bait.lease import Lease, Phase
-from bait.lrms.base import NO_REQUEUE, JobState, JobView, Lrms, LrmsUnavailable
+from bait.lrms.base import JobState, JobView, Lrms, LrmsUnavailable
 from bait.match import Impossible, Wanted
 from protocol.ids import EnvironmentName, LeaseId, Run, Shape
 from wnod.config import Rule
@@ -95,7 +95,7 @@ class Interception:
             environment=wanted.environment if isinstance(wanted, Wanted) else EnvironmentName("none"),
             shape=wanted.shape if isinstance(wanted, Wanted) else NOTHING,
             partition=job.partition,
-            requeue=job.requeue and not job.note.startswith(NO_REQUEUE),
+            requeue=job.requeue and not note.forbids_requeue(job.note),
             phase=Phase.REQUESTED if possible else Phase.REFUSING,
             text="" if isinstance(wanted, Wanted) else wanted.text,
             since=now,

@@ -18,6 +18,7 @@ it any more and its node is gone, so that a slot's next VM never meets its prede
 
 from msgspec.structs import replace
 
+from bait import note
 from bait.lease import Deed, Denial, Facts, Lease, Phase, Step, Times
 from bait.lrms.base import JobState, JobView
 from protocol.ids import Run
@@ -93,7 +94,7 @@ def _granted(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(lease, wake_s=times.poll_s)
     if not facts.vm.bound:
         return Step(lease, None if facts.asking or not facts.linked else Deed.BIND, times.poll_s)
-    if not job.requeue:
+    if not (job.requeue and lease.marked):
         return Step(lease, Deed.MAKE_REQUEUEABLE)
     return Step(_enter(lease, Phase.PARKING, facts.now))
 
@@ -211,7 +212,8 @@ def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     """The run that started is over, and the job is in the queue again."""
     if job.state is JobState.LEAVING:
         return Step(lease, wake_s=times.soon_s)
-    if (job.held or job.gave_back) and not facts.lost and job.run == lease.target.next():
+    ours = lease.lease in job.note or not job.note.startswith(note.MARK)  # else a newer lease has parked it
+    if (job.held or job.gave_back) and not facts.lost and job.run == lease.target.next() and ours:
         return Step(_enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
     return Step(_return(lease, facts, f"the run in {lease.vm} was requeued"))
 
@@ -249,7 +251,7 @@ def _still_ours(lease: Lease, job: JobView) -> bool:
 
 def _refusing(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if _here(lease, job, facts):
-        if not job.requeue:
+        if not (job.requeue and lease.marked):
             return Step(lease, Deed.MAKE_REQUEUEABLE)
         return Step(lease, Deed.SAY_PARK if facts.hook else None, times.soon_s)
     if job.state is JobState.PENDING and job.run.restart > lease.run.restart:
@@ -278,6 +280,8 @@ def _ended(lease: Lease, facts: Facts, times: Times) -> Step:
 def done(lease: Lease, deed: Deed, now: float) -> Lease:
     """The record after a deed succeeded. Losing it in a crash only means that the deed is done again."""
     match deed:
+        case Deed.MAKE_REQUEUEABLE:
+            return replace(lease, marked=True)
         case Deed.TELL:
             return replace(lease, told=True)
         case Deed.SEND:

@@ -45,6 +45,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Why the job waits, comes back or is refused: shown to its user."""
     delay_s: int = 0
     """How long a job that is given back waits in the queue."""
+    marked: bool = False
+    """Our note is on the job: from now on it can be parked, because others can give it back (R12)."""
     told: bool = False
     failed_node: bool = False
     failed: bool = False
@@ -141,6 +143,7 @@ class Deed(enum.Enum):
     ASK = "ask"
     BIND = "bind"
     MAKE_REQUEUEABLE = "make-requeueable"
+    """... and put our note on it."""
     SAY_PARK = "say-park"
     SAY_BACK = "say-back"
     TELL = "tell"

@@ -104,8 +104,12 @@ class Lrms(Protocol):
     async def nodes(self) -> Mapping[str, NodeView]:
         """Every node the LRMS knows."""
 
-    async def make_requeueable(self, run: Run) -> None:
-        """Let the LRMS requeue a job whose user asked it not to; `send`/`give_back` put the user's wish back."""
+    async def waiting(self) -> Mapping[str, JobView]:
+        """Jobs that may need a rescue: parked ones, and all that wait for VMs; of every bait. May hold others too."""
+
+    async def make_requeueable(self, run: Run, note: str) -> None:
+        """Put our note on the job, and let the LRMS requeue it though its user asked it not to; `send` and
+        `give_back` put the user's wish back. Empty note: whatever note there is stays."""
 
     async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
         """Target the parked job at the VM's node, then release it (retarget + release)."""

@@ -66,10 +66,21 @@ class Slurm:
         mark = self._mark()
         return parse.parse_nodes(await self._look(commands.sinfo(mark)), mark)
 
-    async def make_requeueable(self, run: Run) -> None:
+    async def waiting(self) -> Mapping[str, JobView]:
+        """Two queries: never all pending jobs, which may be a hundred thousand."""
+        found: dict[str, JobView] = {}
+        for which in (("-t", "SPECIAL_EXIT"), ("-t", "PENDING", "-p", self._vm_partition)):
+            mark = self._mark()
+            text = await self._look(commands.squeue_waiting(which, mark))
+            seen = parse.parse_jobs(text, mark, self._cluster)
+            found.update({job: view for job, (view, _) in seen.items() if view.state is JobState.PENDING})
+        return found
+
+    async def make_requeueable(self, run: Run, note: str) -> None:
         view, _ = await self._read(run)
-        if not view.requeue:
-            await self._act(commands.requeueable(parse.job_id(run)))
+        words = commands.one_line(note)
+        if not view.requeue or (words and words != view.note):
+            await self._act(commands.requeueable(parse.job_id(run), words))
 
     async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
         """Two scontrol calls. The job's own size is left alone: the VM was made to fit it, and a job that asked for

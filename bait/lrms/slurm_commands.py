@@ -38,6 +38,11 @@ def squeue(ids: Sequence[str], mark: str) -> Argv:
     return ("squeue", "-h", "-a", "-r", "-t", "all", "--noconvert", *wanted, "-O", columns(JOB_FIELDS, mark))
 
 
+def squeue_waiting(which: Sequence[str], mark: str) -> Argv:
+    """One query for all jobs of that state (and partition)."""
+    return ("squeue", "-h", "-a", "-r", "--noconvert", *which, "-O", columns(JOB_FIELDS, mark))
+
+
 def sinfo(mark: str) -> Argv:
     """One query for all nodes."""
     return ("sinfo", "-h", "-a", "-N", "-O", columns(NODE_FIELDS, mark))
@@ -60,9 +65,9 @@ def comment(job: str, text: str) -> Argv:
     return (*_update(job), f"Comment={text}")
 
 
-def requeueable(job: str) -> Argv:
+def requeueable(job: str, note: str) -> Argv:
     """Allowed at any time, also while the job runs."""
-    return (*_update(job), "Requeue=1")
+    return (*_update(job), "Requeue=1", *([f"AdminComment={note}"] if note else []))
 
 
 def release(job: str) -> Argv:

@@ -15,6 +15,8 @@ from bait.interception import Interception
 from bait.lease import Lease
 from bait.lease import Times as BaitTimes
 from bait.opening import Opening
+from bait.rescue import LOOK_EVERY_S as RESCUE_EVERY_S
+from bait.rescue import Rescue
 from hostmaster import guestconf, specify
 from hostmaster.accounts import account_of
 from hostmaster.contact import LOOK_EVERY_S, Contact
@@ -164,6 +166,8 @@ class BaitDaemon:
         self.hooks = HookServer(self.clock, "/nowhere", self.interception.intercepted, 15.0, uid_of=uid_of)
         self._loop = LoopingCall(self.renew)
         self._vouching = LoopingCall(self.vouch)
+        self.rescue = Rescue(self.clock, lrms, self.follower)
+        self._rescuing = LoopingCall(self.rescue.look)
 
     def start(self) -> None:
         self.armed = True
@@ -173,9 +177,11 @@ class BaitDaemon:
         self._loop.start(30.0, now=False).addErrback(lambda failure: None)
         self._vouching.clock = self.clock
         self._vouching.start(10.0, now=False).addErrback(lambda failure: None)
+        self._rescuing.clock = self.clock
+        self._rescuing.start(RESCUE_EVERY_S, now=False).addErrback(lambda failure: None)
 
     def stop_loops(self) -> None:
-        for loop in (self._loop, self._vouching):
+        for loop in (self._loop, self._vouching, self._rescuing):
             if loop.running:
                 loop.stop()
         Deferred.fromCoroutine(self.opening.duties.stop())

@@ -222,9 +222,16 @@ class FakeLrms:
         await self._pass()
         return {name: self._node_view(node) for name, node in self.all_nodes.items()}
 
-    async def make_requeueable(self, run: Run) -> None:
+    async def waiting(self) -> Mapping[str, JobView]:
+        await self._pass()
+        parked = {job.id: job.view() for job in self.all_jobs.values() if job.word == "SPECIAL_EXIT"}
+        there = {job.id: job.view() for job in self.all_jobs.values() if job.partition == self.vm_partition}
+        return {key: job for key, job in (parked | there).items() if job.state is JobState.PENDING}
+
+    async def make_requeueable(self, run: Run, note: str) -> None:
         job = await self._same(run)
         job.requeue = True
+        job.note = note or job.note
         self._reply()
 
     async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:

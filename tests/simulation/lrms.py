@@ -227,8 +227,11 @@ class Way:
     async def nodes(self) -> Mapping[str, NodeView]:
         return await self._call("nodes", self._controller.nodes, change=False)
 
-    async def make_requeueable(self, run: Run) -> None:
-        await self._change("make requeueable", run.key, lambda: self._controller.make_requeueable(run))
+    async def waiting(self) -> Mapping[str, JobView]:
+        return await self._call("waiting", self._controller.waiting, change=False)
+
+    async def make_requeueable(self, run: Run, note: str) -> None:
+        await self._change("make requeueable", run.key, lambda: self._controller.make_requeueable(run, note))
 
     async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
         await self._change(f"send to {node}", run.key, lambda: self._controller.send(run, node, shape, home, note))

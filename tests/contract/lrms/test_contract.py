@@ -188,12 +188,30 @@ async def test_a_job_that_must_not_be_requeued_can_be_parked_and_keeps_its_wish(
     run = await intercepted(world, requeue=False)
     assert not (await world.lrms.jobs([run.job]))[run.job].requeue
     for _ in range(2):
-        await world.lrms.make_requeueable(run)
-    assert (await world.lrms.jobs([run.job]))[run.job].requeue
+        await world.lrms.make_requeueable(run, NOTE)
+    seen_now = (await world.lrms.jobs([run.job]))[run.job]
+    assert (seen_now.requeue, seen_now.note) == (True, NOTE)
     await world.exits(run.job, 199)
     run = (await seen(world, run.job, held=True)).run
     await world.lrms.send(run, VM, SHAPE, Home("batch", requeue=False), NOTE)
     assert not (await seen(world, run.job, state=JobState.RUNNING)).requeue
+
+
+@pytest_twisted.ensureDeferred
+async def test_jobs_that_may_need_a_rescue_are_found_without_their_ids(world: World) -> None:
+    world.start_vm()
+    run = await intercepted(world)
+    world.submit()
+    await world.lrms.make_requeueable(run, NOTE)
+    assert run.job not in await world.lrms.waiting()
+    await world.exits(run.job, 199)
+    run = (await seen(world, run.job, held=True)).run
+    assert {key: (job.run, job.note) for key, job in (await world.lrms.waiting()).items()} == {run.job: (run, NOTE)}
+    world.stop_vm()
+    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    view = (await world.lrms.jobs([run.job]))[run.job]
+    if view.state is JobState.PENDING:  # unless it has started before the VM was seen to be gone
+        assert (await world.lrms.waiting())[run.job].required_nodes == (VM,)
 
 
 @pytest_twisted.ensureDeferred

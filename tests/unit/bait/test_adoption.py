@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from bait import note
 from bait.adoption import adopt, record
-from bait.follower import note
 from bait.lease import Phase
 from bait.lrms.base import JobState
 from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, bait_case
@@ -44,7 +44,7 @@ def test_a_lease_is_taken_up_where_its_job_is(job: Any, phase: Phase) -> None:
 
 def test_the_jobs_home_is_read_from_our_own_note() -> None:
     sent = a_lease(partition="long", requeue=False)
-    job = a_job(run=TARGET, node=VM, partition="vwn", note=note(sent))
+    job = a_job(run=TARGET, node=VM, partition="vwn", note=note.write(sent, BAIT, 100.0))
     lease = record(STATUS, job, 200.0)
     assert lease.home == sent.home
     assert record(STATUS, parked_job(partition="long", requeue=False), 200.0).home == sent.home

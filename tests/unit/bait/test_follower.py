@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from bait.lease import Lease, Phase
 from bait.lrms.base import JobState
-from protocol.ids import Generation
+from protocol.ids import Generation, Run
 from protocol.messages import Code, Denied, HostInventory, Release, RequestVm, VmLost
 from tests.fakes.lrms import HAND_BACK, PARK
 from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, again, bait_case
@@ -121,9 +121,9 @@ def test_a_job_that_must_not_be_requeued_is_made_so_once_and_put_back(case: Bait
     done: list[str] = []
     make = case.lrms.make_requeueable
 
-    async def counted(run: object) -> None:
+    async def counted(run: Run, note: str) -> None:
         done.append(str(run))
-        await make(run)  # type: ignore[arg-type]
+        await make(run, note)
 
     case.lrms.make_requeueable = counted  # type: ignore[method-assign]
     job, _ = case.intercepted(requeue=False)

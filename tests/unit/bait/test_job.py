@@ -56,11 +56,26 @@ def test_a_grant_is_written_down_with_its_generation() -> None:
 def test_the_vm_is_bound_before_the_job_may_leave() -> None:
     assert step(granted(), vm=a_view()).deed is Deed.BIND
     assert step(granted(), vm=a_view(), asking=True).deed is None
-    assert step(granted(), vm=BOUND).lease.phase is Phase.PARKING
+    assert step(granted(marked=True), vm=BOUND).lease.phase is Phase.PARKING
+
+
+def test_a_job_carries_our_note_before_it_may_leave() -> None:
+    assert step(granted(), vm=BOUND).deed is Deed.MAKE_REQUEUEABLE
+    assert done(granted(), Deed.MAKE_REQUEUEABLE, 101.0).marked
+    refusing = a_lease(phase=Phase.REFUSING, text="too big")
+    assert step(refusing).deed is Deed.MAKE_REQUEUEABLE
+
+
+def test_a_job_that_a_newer_lease_has_parked_is_not_taken_for_one_that_exited_with_the_reserved_code() -> None:
+    lease = granted(phase=Phase.STARTED)
+    parked = parked_job(run=TARGET.next())
+    assert step(lease, job=parked).lease.phase is Phase.REFUSING
+    others = dataclasses.replace(parked, note="wnod:lease=another:home=batch:requeue=1")
+    assert step(lease, job=others).lease.phase is Phase.RETURNING
 
 
 def test_a_job_that_must_not_be_requeued_is_made_requeueable_first() -> None:
-    assert step(granted(), vm=BOUND, job=a_job(requeue=False)).deed is Deed.MAKE_REQUEUEABLE
+    assert step(granted(marked=True), vm=BOUND, job=a_job(requeue=False)).deed is Deed.MAKE_REQUEUEABLE
 
 
 @pytest.mark.parametrize(
@@ -196,16 +211,16 @@ def test_a_vm_the_host_adopted_is_not_taken_for_one_in_which_the_run_started() -
     assert step(ready(phase=Phase.RELEASED), vm=adopted, job=sent()).lease.phase is Phase.RELEASED
 
 
+def test_a_run_that_the_batch_system_has_forgotten_to_have_started_goes_back() -> None:
+    # simulation, amnesia, seed 2: a controller that lost 5 s held the job that had started, and held it for ever
+    assert step(ready(phase=Phase.STARTED), vm=STARTED, job=parked_job()).lease.phase is Phase.RETURNING
+
+
 @pytest.mark.parametrize("phase", [Phase.RELEASED, Phase.STARTED])
 def test_a_run_in_a_dead_vm_is_reported_to_the_lrms_once(phase: Phase) -> None:
     seen = {"vm": None, "lost": "the VM died", "job": sent(state=JobState.RUNNING, node=VM)}
     assert step(ready(phase=phase), **seen).deed is Deed.FAIL_NODE
     assert step(ready(phase=phase, failed_node=True), **seen).deed is None
-
-
-def test_a_run_that_the_batch_system_has_forgotten_to_have_started_goes_back() -> None:
-    # simulation, amnesia, seed 2: a controller that lost 5 s held the job that had started, and held it for ever
-    assert step(ready(phase=Phase.STARTED), vm=STARTED, job=parked_job()).lease.phase is Phase.RETURNING
 
 
 @pytest.mark.parametrize("phase", [Phase.RELEASED, Phase.STARTED])
@@ -272,7 +287,7 @@ def test_a_job_that_another_bait_has_parked_is_left_to_it(lease: Lease) -> None:
 
 
 def test_refusing_parks_the_job_and_then_holds_it() -> None:
-    lease = a_lease(phase=Phase.REFUSING, text="too big")
+    lease = a_lease(phase=Phase.REFUSING, text="too big", marked=True)
     assert step(lease, job=a_job(requeue=False)).deed is Deed.MAKE_REQUEUEABLE
     assert step(lease).deed is Deed.SAY_PARK
     assert step(lease, job=parked_job()).deed is Deed.REFUSE

@@ -146,7 +146,7 @@ class SlurmTests(SynchronousTestCase):
             self.send,
             lambda: self.slurm.give_back(RUN, HOME, ""),
             lambda: self.slurm.refuse(RUN, HOME, "x"),
-            lambda: self.slurm.make_requeueable(RUN),
+            lambda: self.slurm.make_requeueable(RUN, ""),
         ):
             assert "c/12.2" in self.refused(call)
         self.done(lambda: self.slurm.tell(RUN, "x"))
@@ -191,12 +191,14 @@ class SlurmTests(SynchronousTestCase):
         self.done(lambda: self.slurm.tell(RUN, "waits"))
         assert self.commands.acts() == [("update", "JobId=12", "Comment=mine [wnod: waits]")]
 
-    def test_a_job_already_requeueable_is_not_touched(self) -> None:
-        self.done(lambda: self.slurm.make_requeueable(RUN))
+    def test_a_job_already_requeueable_with_our_note_is_not_touched(self) -> None:
+        self.done(lambda: self.slurm.make_requeueable(RUN, ""))
+        self.commands.jobs = job(admin_comment="wnod:lease=1")
+        self.done(lambda: self.slurm.make_requeueable(RUN, "wnod:lease=1"))
         assert self.commands.acts() == []
         self.commands.jobs = job(Requeue="0", State="RUNNING", NodeList="bait")
-        self.done(lambda: self.slurm.make_requeueable(RUN))
-        assert self.commands.acts() == [("update", "JobId=12", "Requeue=1")]
+        self.done(lambda: self.slurm.make_requeueable(RUN, "wnod:lease=1"))
+        assert self.commands.acts() == [("update", "JobId=12", "Requeue=1", "AdminComment=wnod:lease=1")]
 
     def test_closing_is_said_once_and_a_new_reason_again(self) -> None:
         self.done(lambda: self.slurm.close_node("bait", "no room"))

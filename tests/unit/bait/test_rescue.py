@@ -1,0 +1,139 @@
+"""Jobs that a bait has left alone are given back by another, and no others are (R12)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bait import note
+from bait.lrms.base import NO_REQUEUE, Home, JobState
+from bait.note import PATIENCE_S, Note
+from bait.rescue import Rescue, orphans
+from tests.conftest import LoggedFailures
+from tests.fakes.daemons import BAIT as SITE_BAIT
+from tests.fakes.lrms import PARK
+from tests.fakes.site import Site
+from tests.fakes.wire import Crash
+from tests.unit.bait.bait_case import BaitCase, bait_case
+from tests.unit.bait.records import BAIT, VM, a_lease, parked_job
+
+LATE = 100.0 + PATIENCE_S + 1
+OURS = note.write(a_lease(), BAIT, 100.0)
+
+
+def left(now: float = LATE, **changes: Any) -> bool:
+    return bool(orphans([parked_job(**{"note": OURS, **changes})], (), now))
+
+
+def test_a_note_says_what_is_needed_to_give_the_job_back() -> None:
+    lease = a_lease(partition="long,short", requeue=False)
+    text = note.write(lease, BAIT, 100.4)
+    assert note.read(text) == Note(lease.lease, Home("long,short", False), BAIT, 1000.0)
+    assert len(text) < 300  # longer ones are cut
+
+
+@given(st.text())
+def test_no_text_is_too_odd_to_be_read(text: str) -> None:
+    for words in (text, note.MARK + text, f"{note.MARK}1:{text}", f"{OURS}{text}"):
+        note.read(words)
+        note.forbids_requeue(words)
+
+
+def test_a_wish_for_no_requeue_is_read_from_the_sites_mark_and_from_ours() -> None:
+    assert note.forbids_requeue(NO_REQUEUE)
+    assert note.forbids_requeue(note.write(a_lease(requeue=False), BAIT, 100.0))
+    assert not note.forbids_requeue(OURS)
+    assert not note.forbids_requeue("")
+
+
+def test_a_parked_job_whose_time_is_over_is_left_alone() -> None:
+    assert left()
+    assert left(held=False, required_nodes=(VM,))
+
+
+def test_a_job_that_is_somebodys_business_is_not() -> None:
+    assert not left(now=LATE - 2)
+    assert not left(note="wnod: refused: no such environment")
+    assert not left(note="wnod: given back: the VM died")
+    assert not left(note="")
+    assert not left(state=JobState.RUNNING)
+    assert not left(held=False)
+    assert orphans([parked_job(note=OURS)], {a_lease().lease}, LATE) == []
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[BaitCase]:
+    with bait_case(tmp_path / "journal") as case:
+        yield case
+
+
+def parked(case: BaitCase) -> str:
+    """A job parked by a bait that is not this one."""
+    job, _ = case.intercepted()
+    case.grant()
+    case.run(1)
+    case.lrms.exits(job, PARK)
+    case.run(1)
+    case.follower.leases.clear()
+    return job
+
+
+def test_a_rescue_gives_the_job_back_once(case: BaitCase) -> None:
+    job = parked(case)
+    rescue = Rescue(case.mortal, case.lrms, case.follower)
+    rescue.look()
+    case.run(1)
+    record = case.lrms.all_jobs[job]
+    assert record.held_by == "exit"
+    case.run(PATIENCE_S)
+    rescue.look()
+    case.run(1)
+    assert (record.held_by, record.required_nodes) == ("", ())
+    assert record.note == f"wnod: given back: {BAIT} did not go on with it"
+    record.eligible_at = 0.0
+    rescue.look()
+    case.run(1)
+    assert record.eligible_at == 0.0
+
+
+def test_a_rescue_waits_for_the_lrms(case: BaitCase) -> None:
+    job = parked(case)
+    rescue = Rescue(case.mortal, case.lrms, case.follower)
+    case.run(PATIENCE_S)
+    case.lrms.away = True
+    rescue.look()
+    case.run(1)
+    case.lrms.away = False
+    rescue.look()
+    case.run(1)
+    assert case.lrms.all_jobs[job].held_by == ""
+
+
+@pytest.fixture
+def site(tmp_path: Path, logged_failures: LoggedFailures) -> Iterator[Site]:
+    site = Site(tmp_path)
+    site.run(6)
+    yield site
+    for daemon in (site.host, site.bait):
+        if daemon is not None:
+            daemon.die()
+    logged_failures.flush(Crash)
+
+
+@pytest.mark.parametrize("phase", ["parking", "parked", "released"])
+def test_a_job_whose_bait_and_host_lost_everything_runs_all_the_same(site: Site, phase: str) -> None:
+    """No journal knows of it any more, and no VM: only its note is left."""
+    job = site.submit()
+    site.until(lambda: site.phases() == [phase])
+    site.crash_bait(away_s=300.0, lose_journal=True)
+    if phase == "released":
+        site.kill_vm()
+        site.lrms.all_nodes.pop("vm1")
+    site.until(lambda: not site.vms(), 290.0)
+    site.until(lambda: site.ended(job), 2000.0)
+    assert [start[0] for start in site.starts] == [job]
+    assert site.job(job).starts[0] == (SITE_BAIT, 0)
+    site.rest()
