@@ -4,6 +4,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from bait.hookserver import HookServer
 from bait.lease import Lease
 from bait.lrms.base import JobState
@@ -83,6 +85,8 @@ class Site:
         """By job: the run's restart count and its starter."""
         self.offsets = {"host": 0.0, "bait": 0.0}
         self.epochs = {"host": 0, "bait": 0}
+        self.cut_off = False
+        """The controller does not reach this host, nor this host and its VMs the controller."""
         self.off = False
         """The whole machine is off."""
         self.next_fuse: dict[str, tuple[str, int]] = {}
@@ -112,8 +116,15 @@ class Site:
     def _new_host(self, life: Life) -> HostDaemon:
         return HostDaemon(
             life, self.disks["host"], self.config, CATALOGUE, self.libvirtd, self.images, self._guest,
-            self.cluster.new_uuid, self,
+            self.cluster.new_uuid, self._controller_answers, self,
         )  # fmt: skip
+
+    async def _controller_answers(self) -> bool:
+        """The host's question whether the controller's machine is there."""
+        waiting: Deferred[None] = Deferred()
+        self.cluster.world.callLater(5.0 if self.cut_off else 0.005, waiting.callback, None)
+        await waiting
+        return not self.cut_off
 
     def _new_bait(self, life: Life) -> BaitDaemon:
         way = Way(self.cluster.lrms, life, self._rng, self.trouble)
@@ -200,8 +211,10 @@ class Site:
             self._new_guest(uuid, kept.spec.ours)
         elif guest is not None and kept.state.value == "paused" and not guest.paused:
             guest.pause()
+            self.cluster.contact(guest)
         elif guest is not None and kept.state.value == "running" and guest.paused:
             guest.unpause()
+            self.cluster.contact(guest)
         elif guest is not None and kept.state.value == "stopped":
             self._guest_is_gone(guest)
 
@@ -215,7 +228,9 @@ class Site:
             self.cluster.world, f"{ours.slot}-g{ours.generation}", uuid, ours.slot, ours.generation, ours.shape.cpus,
             boot_id, boot_s, register_s, self,
         )  # fmt: skip
+        guest.cut_off = self.cut_off
         self.guests[uuid] = guest
+        self.cluster.contact(guest)
         self.trace("", f"{self.host_name}: {guest.key} boots")
         guest.boot()
 
@@ -333,7 +348,7 @@ class Cluster:
             self._starter(self._by_bait[job.node], job)
             return
         guest = self.guest_of(job.node)
-        if guest is not None and not guest.cut_off:
+        if guest is not None and guest.reachable:
             guest.gate(job.run, job.owner)
 
     def guest_of(self, node: str) -> Guest | None:
@@ -345,6 +360,9 @@ class Cluster:
         restart, job_id = job.run.restart, job.id
 
         def exits(code: int) -> None:
+            if site.cut_off:  # its node's daemon cannot report it: tried until it can
+                self.world.callLater(1.0, exits, code)
+                return
             if site.starters.get(job_id, (None, None))[1] is starter:
                 del site.starters[job_id]
             now = self.lrms.all_jobs.get(job_id)
@@ -360,11 +378,11 @@ class Cluster:
         """The controller tells the node's daemon to end whatever runs there of this job."""
         if job.node in self._by_bait:
             site = self._by_bait[job.node]
-            if job.id in site.starters:
+            if job.id in site.starters and not site.cut_off:
                 site.starters.pop(job.id)[1].kill()
         elif job.node is not None:
             guest = self.guest_of(job.node)
-            program = guest.runs(job.id) if guest is not None and not guest.cut_off else None
+            program = guest.runs(job.id) if guest is not None and guest.reachable else None
             if guest is not None and program is not None:
                 guest.kill(program)
                 self.judge.finish(guest, program, "killed by the batch system")
@@ -373,7 +391,7 @@ class Cluster:
         guest = self.guest_of(job.node) if job.node in self._by_node else None
         program = guest.runs(job.id) if guest is not None else None
         running = guest is not None and program is not None and program.started_at is not None
-        if running and guest is not None and why == "its node failed" and not guest.cut_off:
+        if running and guest is not None and why == "its node failed" and guest.reachable:
             self.judge.breach("I9", job.id, f"the batch system was told that {guest.key} is dead while the job ran in it")
 
     def notice(self, name: str) -> None:
@@ -381,10 +399,26 @@ class Cluster:
         if name in self.lrms.all_nodes and self.guest_of(name) is None:
             self.lrms.node_fails(name)
 
-    def given_up(self, guest: Guest) -> None:
+    def contact(self, guest: Guest) -> None:
+        """What keeps that guest and the controller apart may have come or gone."""
+        if guest.reachable and guest.silent_since is not None:
+            guest.silent_since = None
+            if guest.registered:
+                self.world.callLater(0.5, self.register_again, guest.name)
+        elif not guest.reachable and guest.silent_since is None:
+            guest.silent_since = self.world.now
+            self.world.callLater(DOWN_AFTER_S, self._given_up, guest, self.world.now)
+
+    def _given_up(self, guest: Guest, since: float) -> None:
         """The controller has not heard of that VM's node for so long that it counts as dead."""
-        if guest.alive and guest.cut_off and guest.name in self.lrms.all_nodes:
+        if guest.alive and guest.silent_since == since and guest.name in self.lrms.all_nodes:
             self.lrms.node_fails(guest.name)
+
+    def bait_given_up(self, site: Site) -> None:
+        """The controller has not heard of that bait for so long that the jobs on it go back to the queue."""
+        if site.cut_off:
+            for job in self.lrms._jobs_on(site.bait_name):
+                self.lrms._requeue(job, "")
 
     def register_again(self, node: str) -> None:
         """A node's daemon and the controller compare what should run there."""
@@ -395,7 +429,7 @@ class Cluster:
         guest = self.guest_of(node)
         if guest is None:
             self.world.callLater(DOWN_AFTER_S, self.notice, node)
-        elif not guest.cut_off and guest.registered:
+        elif guest.reachable and guest.registered:
             if node not in self.lrms.all_nodes:
                 self.lrms.add_node(node, vm=True, cpus=guest.cpus, features=("vwn", *ENVIRONMENTS))
             self.lrms.all_nodes[node].up = True

@@ -1,7 +1,7 @@
 """One life of each daemon: the real parts and the real link, put together as `hostmaster.daemon` and `bait.daemon` do."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -16,17 +16,20 @@ from bait.interception import Interception
 from bait.lease import Lease
 from bait.lease import Times as BaitTimes
 from bait.opening import Opening
+from bait.rescue import LOOK_EVERY_S as RESCUE_EVERY_S
+from bait.rescue import Rescue
 from hostmaster import guestconf, specify
 from hostmaster.accounts import account_of
+from hostmaster.contact import LOOK_EVERY_S, Contact
 from hostmaster.environments import Environments
 from hostmaster.keeper import Keeper
 from hostmaster.lifecycle import Times, Vm
 from hostmaster.serve_baits import INVENTORY_EVERY_S, BaitService
 from hostmaster.serve_guests import GuestService
 from hostmaster.world import Accelerator, DomainSpec, HypervisorUnavailable
-from protocol.ids import BaitName, HostName, LeaseId, VmName
+from protocol.ids import BaitName, HostName, LeaseId, RequestId, VmName
 from protocol.link import BaitEnd, HostEnd
-from protocol.messages import BaitInventory, FromBait, FromHost, HostInventory, SrvMsg
+from protocol.messages import BaitInventory, FromBait, FromHost, HostInventory, Renew, SrvMsg
 from tests.simulation.clock import Crash, Life
 from tests.simulation.hypervisor import Connection, Files, Libvirtd
 from tests.simulation.journal import Disk, DiskJournal
@@ -39,6 +42,7 @@ TTL_S = 90.0
 RESETTLE_S = 2.0
 VERIFY_EVERY_S = 600.0
 RENEW_EVERY_S = 30.0
+VOUCH_EVERY_S = 10.0
 
 Trace = Callable[[str, str], None]
 
@@ -54,7 +58,8 @@ class HostDaemon:
 
     def __init__(
         self, life: Life, disk: Disk, config: HostmasterConfig, catalogue: Catalogue, libvirtd: Libvirtd,
-        images: Any, guest: Callable[[str], Any], new_uuid: Callable[[], str], observer: Any,
+        images: Any, guest: Callable[[str], Any], new_uuid: Callable[[], str],
+        answers: Callable[[], Awaitable[bool]], observer: Any,
     ) -> None:  # fmt: skip
         self.life = life
         self.config = config
@@ -68,7 +73,7 @@ class HostDaemon:
         self.keeper = Keeper(
             clock=life, host=config.host, journal=self.journal, hypervisor=self.hypervisor, images=files,
             guests=self.guests, times=Times(boot_limit_s=60.0, creates=3), ttl_s=TTL_S, specify=self._specify,
-            observer=self,
+            observer=self, contact=Contact(life, self.journal, config.lrms.controller, answers),
         )  # fmt: skip
         self.baits = BaitService(life, self.keeper, self.environments.host, TTL_S, new_uuid)
         self.link = HostEnd(
@@ -87,6 +92,7 @@ class HostDaemon:
         self.link.start()
         _every(self.life, INVENTORY_EVERY_S, self.baits.send_inventories, self._broken)
         _every(self.life, INVENTORY_EVERY_S, self.keeper.kick_all, self._broken)
+        _every(self.life, LOOK_EVERY_S, self.keeper.look_for_contact, self._broken)
         _every(self.life, 1.0, self.baits.tell_capacity, self._broken)
         _every(self.life, VERIFY_EVERY_S, self._resettle, self._broken)
         self._resettle()
@@ -174,6 +180,7 @@ class BaitDaemon:
             HostName(host), self, rng=rng,
         )  # fmt: skip
         self.follower.link = self
+        self.rescue = Rescue(life, lrms, self.follower)
         self.opening = Opening(life, life.name, lrms, self.view, Gate(), lambda is_open: None)
         self.interception = Interception(life, lrms.cluster, life.name, lrms, self.follower, (), new_id)
         self.hooks = HookServer(
@@ -186,6 +193,8 @@ class BaitDaemon:
         self.link.start()
         self.opening.kick()
         _every(self.life, RENEW_EVERY_S, self.renew, self._broken)
+        _every(self.life, RESCUE_EVERY_S, self.rescue.look, self._broken)
+        _every(self.life, VOUCH_EVERY_S, self.vouch, self._broken)
 
     def _broken(self, failure: Any) -> None:
         if not failure.check(Crash):
@@ -205,6 +214,11 @@ class BaitDaemon:
 
     def renew(self) -> None:
         self.link.send(BaitInventory(leases=tuple(self.follower.leases)))
+
+    def vouch(self) -> None:
+        leases = self.follower.vouched()
+        if leases:
+            self.link.send(Renew(id=RequestId(self.follower.new_id()), leases=leases))
 
     def connected(self, peer: str, epoch: int, resumed: bool) -> None:
         self.observer.trace("", f"{self.name} connected to {peer}, resumed {resumed}")

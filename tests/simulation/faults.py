@@ -21,6 +21,8 @@ CRASH_POINTS = {
 }  # fmt: skip
 
 BEGIN_S, END_S = 8.0, 220.0
+LONG_END_S = 800.0
+"""Time for machines to be given up by the controller, which takes 300 s."""
 GAP_S = 2.5
 """Mean time between two faults of the whole cluster, for 8 hosts; fewer hosts have fewer."""
 
@@ -41,7 +43,8 @@ class Nemesis:
             raise ValueError(f"unknown faults {sorted(unknown)}; known: all, {', '.join(FAULTS)}")
         # As in FoundationDB's simulations: not every seed has every kind, so that kinds also meet in small company.
         self.kinds = [kind for kind in chosen if len(chosen) <= 3 or self.rng.random() < 0.5]
-        self.until = cluster.world.now + (END_S if self.kinds else 1.0)
+        long = bool({"vm-cut-off", "host-cut-off"} & set(self.kinds))
+        self.until = cluster.world.now + (LONG_END_S if long else END_S if self.kinds else 1.0)
         self._begin()
 
     def _begin(self) -> None:
@@ -173,7 +176,7 @@ def reboot(nemesis: Nemesis, site: Site) -> str:
 
     def up() -> None:
         site.off = False
-        cluster.lrms.all_nodes[site.bait_name].up = True
+        cluster.lrms.all_nodes[site.bait_name].up = not site.cut_off
         cluster.missing(site.bait_name)
         for who in DAEMONS:
             site.start(who)
@@ -351,17 +354,42 @@ def vm_cut_off(nemesis: Nemesis, site: Site) -> str:
     guest, cluster = nemesis.rng.choice(alive), nemesis.cluster
     guest.cut_off = True
     seconds = nemesis.rng.choice((10.0, 100.0, 500.0)) * (0.5 + nemesis.rng.random())
-    down = cluster.world.callLater(300.0, cluster.given_up, guest)
+    cluster.contact(guest)
 
     def heal() -> None:
-        guest.cut_off = False
-        if down.active():
-            down.cancel()
-        if guest.alive:
-            cluster.register_again(guest.name)
+        guest.cut_off = site.cut_off
+        cluster.contact(guest)
 
     nemesis.later(seconds, heal)
     return f"{guest.key} for {seconds:.0f} s"
+
+
+def host_cut_off(nemesis: Nemesis, site: Site) -> str:
+    """The controller and a whole host, its bait and its VMs, do not reach each other."""
+    if site.cut_off or site.off:
+        return ""
+    cluster = nemesis.cluster
+    site.cut_off = site.trouble.cut = True
+    cluster.lrms.all_nodes[site.bait_name].up = False  # the controller starts nothing there
+    guests = [guest for guest in site.guests.values() if guest.alive]
+    for guest in guests:
+        guest.cut_off = True
+        cluster.contact(guest)
+    bait_down = cluster.world.callLater(300.0, cluster.bait_given_up, site)
+    seconds = nemesis.rng.choice((60.0, 140.0, 330.0, 500.0)) * (0.5 + nemesis.rng.random())
+
+    def heal() -> None:
+        site.cut_off = site.trouble.cut = False
+        if bait_down.active():
+            bait_down.cancel()
+        cluster.lrms.all_nodes[site.bait_name].up = not site.off
+        cluster.register_again(site.bait_name)
+        for guest in tuple(site.guests.values()):
+            guest.cut_off = False
+            cluster.contact(guest)
+
+    nemesis.later(seconds, heal)
+    return f"{site.host_name} for {seconds:.0f} s"
 
 
 # --- users ---
@@ -454,6 +482,7 @@ FAULTS: dict[str, Callable[[Nemesis, Site], str]] = {
     "vm-death": vm_death,
     "late-vm": late_vm,
     "vm-cut-off": vm_cut_off,
+    "host-cut-off": host_cut_off,
     "user-cancels": user_cancels,
     "user-holds": user_holds,
     "user-releases": user_releases,

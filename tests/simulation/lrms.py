@@ -189,8 +189,8 @@ class Way:
         if trouble.hang_until > life.world.now:
             delay = min(ANSWER_LIMIT_S, trouble.hang_until - life.world.now + delay)
         await self._pause(delay)
-        if trouble.away or delay >= ANSWER_LIMIT_S:
-            if change and trouble.late and not trouble.away:
+        if trouble.away or trouble.cut or delay >= ANSWER_LIMIT_S:
+            if change and trouble.late and not (trouble.away or trouble.cut):
                 await call()
             raise LrmsUnavailable("the batch system does not answer")
         answer = await call()
@@ -263,6 +263,8 @@ class Trouble:
 
     def __init__(self) -> None:
         self.away = False
+        self.cut = False
+        """The whole host is cut off."""
         self.hang_until = 0.0
         self.late = True
         """Changes whose answer came too late were made all the same."""

@@ -183,10 +183,17 @@ class Guest:
     registered: bool = False
     cut_off: bool = False
     """The controller does not reach this VM, nor this VM the controller."""
+    silent_since: float | None = None
+    """Since when the controller does not hear of it."""
     programs: dict[int, Program] = field(default_factory=dict)
     markers: set[tuple[str, int]] = field(default_factory=set)
     _number: int = 0
     _kept: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def reachable(self) -> bool:
+        """The controller and this guest can talk."""
+        return self.alive and not self.paused and not self.cut_off
 
     def boot(self) -> None:
         """The kernel begins; the agent speaks later."""
