@@ -177,6 +177,8 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.state is JobState.PENDING and lease.vm not in job.required_nodes:
         return Step(_taken_away(lease, facts))
     trouble = _vm_trouble(lease, facts, times) if facts.linked else ""
+    if job.state is JobState.PENDING and not facts.node_ready and facts.now > lease.since + times.register_s:
+        trouble = trouble or f"the node {lease.vm} went away before the job started"
     if trouble and job.state is JobState.PENDING:
         return Step(_failed(lease, facts, trouble, times))
     if trouble and not lease.failed_node:
@@ -267,12 +269,13 @@ def _refusing(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
 def _ended(lease: Lease, facts: Facts, times: Times) -> Step:
     if lease.vm is not None and not facts.known:
         return Step(lease, wake_s=times.poll_s)
-    if facts.node:
-        return Step(lease, Deed.REMOVE_NODE)
     if facts.asking:
         return Step(lease, wake_s=times.poll_s)
     if facts.host_known and facts.vm is None and not facts.lost:
+        # Before any look at nodes: the slot is free, and a node of its name may be the next lease's already.
         return Step(lease, Deed.FORGET)
+    if facts.node:
+        return Step(lease, Deed.REMOVE_NODE)
     # Also if the VM was lost: the host keeps its slot until it is told that nobody needs the name any more.
     return Step(lease, Deed.RELEASE_VM if facts.linked else None, times.poll_s)
 

@@ -294,6 +294,19 @@ def test_refusing_parks_the_job_and_then_holds_it() -> None:
     assert step(lease, job=a_job(state=JobState.RUNNING, run=TARGET)).lease.phase is Phase.ENDED
 
 
+def test_a_lease_whose_vm_is_confirmed_gone_leaves_the_node_of_its_slots_next_vm_alone() -> None:
+    assert step(granted(phase=Phase.ENDED), vm=None, node=True).deed is Deed.FORGET
+
+
+def test_a_job_whose_node_went_away_before_it_started_goes_back() -> None:
+    lease = granted(phase=Phase.RELEASED)
+    waiting = parked_job(held=False, required_nodes=(VM,))
+    ready_vm = a_view(phase=VmPhase.BOUND, bound=True)
+    assert step(lease, job=waiting, vm=ready_vm, now=159.0).lease == lease
+    assert step(lease, job=waiting, vm=ready_vm, now=161.0, node=True, node_ready=True).lease == lease
+    assert step(lease, job=waiting, vm=ready_vm, now=161.0).lease.phase is Phase.RETURNING
+
+
 def test_the_vm_is_released_when_its_node_is_gone_and_forgotten_when_it_is_gone_itself() -> None:
     lease = granted(phase=Phase.ENDED)
     assert step(lease, vm=BOUND, node=True).deed is Deed.REMOVE_NODE
