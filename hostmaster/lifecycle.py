@@ -226,7 +226,7 @@ def _started(vm: Vm, facts: Facts, times: Times) -> Step:
         if facts.domain is DomainState.RUNNING:
             return Step(replace(vm, fenced=facts.contact))
         return Step(vm, wake_at=facts.now + times.retry_s)
-    if not _may_go_on(vm.fenced, facts, times):
+    if not _may_go_on(vm, vm.fenced, facts, times):
         deed = Deed.PAUSE if facts.domain is DomainState.RUNNING else None
         return Step(vm, deed, facts.now + times.retry_s)
     if facts.domain is DomainState.PAUSED:
@@ -236,15 +236,15 @@ def _started(vm: Vm, facts: Facts, times: Times) -> Step:
     )
 
 
-def _may_go_on(fenced: float, facts: Facts, times: Times) -> bool:
+def _may_go_on(vm: Vm, fenced: float, facts: Facts, times: Times) -> bool:
     """True if the LRMS cannot be about to start the run elsewhere.
 
-    Soon after the contact was lost it still waits. Long after, it would have given the VM up if it had run all the
+    Soon after the contact was lost it still waits; of a VM that was found paused nobody knows when that was. Long after, it would have given the VM up if it had run all the
     time: if the bait says that it has not, it was away itself and waits anew. In between nobody can tell.
     """
     if facts.contact <= fenced or facts.now >= facts.contact + times.fence_pause_s:
         return False
-    if facts.now < fenced + times.fence_resume_s:
+    if facts.now < fenced + times.fence_resume_s and vm.since <= fenced:
         return True
     return facts.now >= fenced + times.gives_up_s + GAVE_UP_S and facts.now <= facts.word + WORD_S
 

@@ -13,6 +13,7 @@ from protocol.messages import VmPhase
 def adoptable(domains: Iterable[Domain], known: Mapping[Generation, Vm], host: str, now: float) -> tuple[Vm, ...]:
     """Records for domains that say they are ours but that the journal has lost (crash point 32).
 
+    One that is paused counts as fenced by a silence that began nobody knows when: its record is younger than that.
     Such a VM may be running somebody's job, so it is recorded as STARTED: only the bait's Release, which rests
     on what the LRMS says, or the VM's own death ends it. Domains of other hosts or without our metadata are
     nobody's business here (I13).
@@ -44,6 +45,7 @@ def _record(domain: Domain, ours: Ours, now: float) -> Vm:
         phase=VmPhase.STARTED,
         granted_at=now,
         since=now,
+        fenced=now - 1.0 if domain.state is DomainState.PAUSED else None,
         text="adopted from the hypervisor: the journal did not know it",
     )
 

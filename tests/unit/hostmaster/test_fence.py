@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,12 +13,13 @@ from twisted.internet.task import Clock
 
 from hostmaster.contact import LOOK_EVERY_S, Contact
 from hostmaster.lifecycle import GAVE_UP_S, Deed, Facts, Step, Times, decide
+from hostmaster.reconcile import adoptable
 from hostmaster.world import DomainState
 from protocol.messages import VmPhase
 from tests.conftest import LoggedFailures
 from tests.fakes.site import Site
 from tests.fakes.wire import Crash
-from tests.unit.hostmaster.records import BOOT, RUN, a_vm, lease_id
+from tests.unit.hostmaster.records import BOOT, RUN, a_domain, a_vm, lease_id
 from wnod.journal import Journal
 
 TIMES = Times()
@@ -74,6 +76,14 @@ def test_after_that_the_baits_fresh_word_lets_it_go_on_and_nothing_else_does() -
     assert fenced(back).deed is None
     assert fenced(replace(back, word=now - 5)).deed is None
     assert fenced(replace(back, word=now)).deed is Deed.UNPAUSE
+
+
+def test_a_vm_that_was_found_paused_goes_on_late_and_at_the_baits_word_only() -> None:
+    paused = a_domain(STARTED, DomainState.PAUSED, run=msgspec.json.encode(RUN).decode())
+    (found,) = adoptable([paused], {}, "h1", LOST)
+    soon, late = at(20.0, DomainState.PAUSED), at(300 + GAVE_UP_S, DomainState.PAUSED)
+    assert decide(found, replace(soon, contact=soon.now, word=soon.now), TIMES).deed is None
+    assert decide(found, replace(late, contact=late.now, word=late.now), TIMES).deed is Deed.UNPAUSE
 
 
 def test_a_fenced_vm_that_somebody_let_run_is_paused_again() -> None:
