@@ -1,10 +1,11 @@
 """Gives back what a bait that does not come back has left in the queue, parked or waiting for a dead VM (R12).
 
+It also removes the nodes of dead VMs that nobody removes: their bait has lost its journal, or the LRMS its memory.
 Every bait does it for the whole cluster, because the bait whose job it is may be gone with its host. It needs no
 journal: the note on the job says whose it is, where it belongs and until when its bait will have acted.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
@@ -15,7 +16,7 @@ from twisted.python.failure import Failure
 from bait import note
 from bait.follower import Follower
 from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable
-from bait.note import Note
+from bait.note import PATIENCE_S, Note
 
 LOOK_EVERY_S = 120.0
 
@@ -27,9 +28,15 @@ def orphans(jobs: Iterable[JobView], mine: Collection[str], now: float) -> list[
         ours = note.read(job.note)
         if ours is None or ours.lease in mine or now <= ours.until:
             continue
-        if job.state is JobState.PENDING and (job.held or job.required_nodes):
+        lured = job.held or job.required_nodes or job.partition != ours.home.partition
+        if job.state is JobState.PENDING and lured:
             found.append((job, ours))
     return found
+
+
+def late_nodes(down: Mapping[str, float], spared: Collection[str | None], now: float) -> list[str]:
+    """Nodes that have been down for longer than any bait takes to remove them."""
+    return [name for name, since in down.items() if name not in spared and now - since > PATIENCE_S]
 
 
 @dataclass
@@ -40,6 +47,8 @@ class Rescue:
     lrms: Lrms
     follower: Follower
     busy: bool = False
+    _down: dict[str, float] = field(default_factory=dict)
+    """Since when VMs' nodes were seen to be down without a break."""
     log: Logger = field(default_factory=lambda: Logger("bait.rescue"))
 
     def look(self) -> None:
@@ -57,6 +66,18 @@ class Rescue:
                 await self.lrms.give_back(job.run, ours.home, text)
             except LrmsRefused as error:
                 self.log.info("{run}: no rescue: {error}", run=str(job.run), error=error)
+        await self._clear_nodes()
+
+    async def _clear_nodes(self) -> None:
+        now = self.clock.seconds()
+        self._down = {name: self._down.get(name, now) for name in await self.lrms.dead_nodes()}
+        mine = {lease.vm for lease in self.follower.leases.values()}
+        for name in late_nodes(self._down, mine, now):
+            self.log.warn("removing node {name}: it is down, and its bait leaves it so", name=name)
+            try:
+                await self.lrms.remove_node(name)
+            except LrmsRefused as error:
+                self.log.info("node {name} stays: {error}", name=name, error=error)
 
     def _failed(self, failure: Failure) -> None:
         if not isinstance(failure.value, LrmsUnavailable):

@@ -107,6 +107,9 @@ class Lrms(Protocol):
     async def waiting(self) -> Mapping[str, JobView]:
         """Jobs that may need a rescue: parked ones, and all that wait for VMs; of every bait. May hold others too."""
 
+    async def dead_nodes(self) -> tuple[str, ...]:
+        """Nodes of VMs that the LRMS cannot reach: of every bait, and none that the site itself configured."""
+
     async def make_requeueable(self, run: Run, note: str) -> None:
         """Put our note on the job, and let the LRMS requeue it though its user asked it not to; `send` and
         `give_back` put the user's wish back. Empty note: whatever note there is stays."""

@@ -76,6 +76,13 @@ class Slurm:
             found.update({job: view for job, (view, _) in seen.items() if view.state is JobState.PENDING})
         return found
 
+    async def dead_nodes(self) -> tuple[str, ...]:
+        """Of the VM partition, and only those that registered themselves."""
+        mark = self._mark()
+        answer = await self._look(commands.sinfo(mark, self._vm_partition))
+        views = parse.parse_nodes(answer, mark).values()
+        return tuple(view.name for view in views if view.state is NodeState.DOWN and parse.is_dynamic(view))
+
     async def make_requeueable(self, run: Run, note: str) -> None:
         view, _ = await self._read(run)
         words = commands.one_line(note)

@@ -43,9 +43,10 @@ def squeue_waiting(which: Sequence[str], mark: str) -> Argv:
     return ("squeue", "-h", "-a", "-r", "--noconvert", *which, "-O", columns(JOB_FIELDS, mark))
 
 
-def sinfo(mark: str) -> Argv:
-    """One query for all nodes."""
-    return ("sinfo", "-h", "-a", "-N", "-O", columns(NODE_FIELDS, mark))
+def sinfo(mark: str, partition: str | None = None) -> Argv:
+    """One query for all nodes, or for those of a partition."""
+    which = ("-a",) if partition is None else ("-p", partition)  # hidden ones too
+    return ("sinfo", "-h", *which, "-N", "-O", columns(NODE_FIELDS, mark))
 
 
 def target(job: str, partition: str, node: str, home: Home, note: str) -> Argv:

@@ -228,6 +228,10 @@ class FakeLrms:
         there = {job.id: job.view() for job in self.all_jobs.values() if job.partition == self.vm_partition}
         return {key: job for key, job in (parked | there).items() if job.state is JobState.PENDING}
 
+    async def dead_nodes(self) -> tuple[str, ...]:
+        await self._pass()
+        return tuple(node.name for node in self.all_nodes.values() if node.dynamic and not node.up)
+
     async def make_requeueable(self, run: Run, note: str) -> None:
         job = await self._same(run)
         job.requeue = True

@@ -284,6 +284,21 @@ async def test_a_vms_node_is_removed_and_removing_it_again_is_no_error(world: Wo
 
 
 @pytest_twisted.ensureDeferred
+async def test_dead_nodes_are_those_of_vms_that_cannot_be_reached(world: World) -> None:
+    world.start_vm()
+    assert await world.lrms.dead_nodes() == ()
+    world.stop_vm()
+    await world.lrms.fail_node(VM, "wnod: the VM died")
+
+    async def seen_dead() -> bool:
+        return await world.lrms.dead_nodes() == (VM,)
+
+    await until(world, seen_dead)
+    await world.lrms.remove_node(VM)
+    assert await world.lrms.dead_nodes() == ()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_node_with_a_job_and_a_bait_are_not_removed(world: World) -> None:
     world.start_vm()
     run = await parked(world)

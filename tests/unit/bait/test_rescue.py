@@ -52,6 +52,8 @@ def test_a_wish_for_no_requeue_is_read_from_the_sites_mark_and_from_ours() -> No
 def test_a_parked_job_whose_time_is_over_is_left_alone() -> None:
     assert left()
     assert left(held=False, required_nodes=(VM,))
+    # simulation, seed 226: its user took the target away, nobody the partition in which nothing can run
+    assert left(held=False, partition="vwn")
 
 
 def test_a_job_that_is_somebodys_business_is_not() -> None:
@@ -110,6 +112,29 @@ def test_a_rescue_waits_for_the_lrms(case: BaitCase) -> None:
     rescue.look()
     case.run(1)
     assert case.lrms.all_jobs[job].held_by == ""
+
+
+def test_a_dead_vms_node_that_nobody_removes_is_removed(case: BaitCase) -> None:
+    """Simulation, seeds 108 and 208: the bait lost its journal, or the LRMS forgot that the node was removed."""
+    case.lrms.add_node(VM, vm=True).up = False
+    rescue = Rescue(case.mortal, case.lrms, case.follower)
+    for _ in range(3):
+        assert VM in case.lrms.all_nodes
+        rescue.look()
+        case.run(PATIENCE_S / 2 + 1)
+    rescue.look()
+    case.run(1)
+    assert VM not in case.lrms.all_nodes
+
+
+def test_a_vms_node_that_comes_back_stays(case: BaitCase) -> None:
+    node = case.lrms.add_node(VM, vm=True)
+    rescue = Rescue(case.mortal, case.lrms, case.follower)
+    for up in (False, True, False, True):
+        node.up = up
+        rescue.look()
+        case.run(PATIENCE_S)
+    assert VM in case.lrms.all_nodes
 
 
 @pytest.fixture
