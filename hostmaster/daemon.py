@@ -128,6 +128,7 @@ class HostmasterDaemon:
         self._every(INVENTORY_EVERY_S, self.baits.send_inventories)
         # A hint may be lost, so every VM is looked at anew from time to time.
         self._every(INVENTORY_EVERY_S, self.keeper.kick_all)
+        self.keeper.look_for_contact()  # at once: a host that has lost its journal fences nothing before an answer
         self._every(contact.LOOK_EVERY_S, self.keeper.look_for_contact)
         self._every(VERIFY_EVERY_S, self._resettle)
         self._every(1.0, self.baits.tell_capacity)
