@@ -41,8 +41,12 @@ class Call:
 
     def cancel(self) -> None:
         self._must_be_active()
+        self.drop()
+
+    def drop(self) -> None:
+        """It will not be made, whoever planned it."""
         self.cancelled = True
-        self.func, self.args = _nothing, ()
+        self.func, self.args, self.kw = _nothing, (), {}
 
     def reset(self, secondsFromNow: float) -> None:
         self._must_be_active()
@@ -62,6 +66,8 @@ class Call:
             self.world.push(self)
 
     def _must_be_active(self) -> None:
+        if self.life is not None and self.life.dead:
+            raise Crash(self.life.name)  # the rest of what was on the stack when it died
         if self.called:
             raise AlreadyCalled
         if self.cancelled:
@@ -164,7 +170,7 @@ class Life:
     def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Call:
         call = self.world.plan(self, delay, callable, args, kw)
         if self.dead:
-            call.cancel()
+            call.drop()
         return call
 
     def getDelayedCalls(self) -> list[Call]:
@@ -195,7 +201,7 @@ class Life:
         """Nothing planned will happen any more."""
         self.dead = True
         for call in self.getDelayedCalls():
-            call.cancel()
+            call.drop()
 
     # --- what protocol.link needs of a reactor; set by the network ---
 

@@ -423,7 +423,9 @@ class Cluster:
     def register_again(self, node: str) -> None:
         """A node's daemon and the controller compare what should run there."""
         if node in self._by_bait:
-            if not self._by_bait[node].off:
+            site = self._by_bait[node]
+            self.lrms.all_nodes[node].up = not (site.off or site.cut_off)
+            if self.lrms.all_nodes[node].up:
                 self.missing(node)
             return
         guest = self.guest_of(node)

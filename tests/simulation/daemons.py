@@ -92,6 +92,7 @@ class HostDaemon:
         self.link.start()
         _every(self.life, INVENTORY_EVERY_S, self.baits.send_inventories, self._broken)
         _every(self.life, INVENTORY_EVERY_S, self.keeper.kick_all, self._broken)
+        self.keeper.look_for_contact()
         _every(self.life, LOOK_EVERY_S, self.keeper.look_for_contact, self._broken)
         _every(self.life, 1.0, self.baits.tell_capacity, self._broken)
         _every(self.life, VERIFY_EVERY_S, self._resettle, self._broken)

@@ -137,14 +137,16 @@ class Judge:
     def history(self, job: str, last: int = 60) -> str:
         """What happened to a job, and the faults at its hosts, in its last lines."""
         numbers = {n for _, subject, text in self.lines if subject == job for n in _HOSTS.findall(text)}
-        chosen = [line for line in self.lines if line[1] == job or _concerns(line[2], numbers)]
+        chosen = [line for line in self.lines if line[1] == job or _concerns(line[2], numbers, job)]
         return "\n".join(f"  {at - 1_000_000:10.3f}  {text}" for at, _, text in chosen[-last:])
 
 
 _HOSTS = re.compile(r"\b(?:h|bait|vm)(\d+)\b")
 
 
-def _concerns(text: str, numbers: set[str]) -> bool:
-    """True for a fault (or a daemon's log line) that no host or one of these hosts has met."""
+def _concerns(text: str, numbers: set[str], job: str) -> bool:
+    """True for a fault that no host or one of these hosts has met, and for a daemon's log line about the job."""
+    if text.startswith("#"):
+        return f"/{job}." in text or not job
     named = set(_HOSTS.findall(text))
-    return text.startswith(("!", "#")) and (not named or bool(named & numbers))
+    return text.startswith("!") and (not named or bool(named & numbers))

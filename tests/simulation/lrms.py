@@ -230,6 +230,9 @@ class Way:
     async def waiting(self) -> Mapping[str, JobView]:
         return await self._call("waiting", self._controller.waiting, change=False)
 
+    async def dead_nodes(self) -> tuple[str, ...]:
+        return await self._call("dead nodes", self._controller.dead_nodes, change=False)
+
     async def make_requeueable(self, run: Run, note: str) -> None:
         await self._change("make requeueable", run.key, lambda: self._controller.make_requeueable(run, note))
 

@@ -14,9 +14,12 @@ from zope.interface import implementer
 from tests.simulation.clock import Crash
 from tests.simulation.cluster import ENVIRONMENTS, USERS, Cluster, account
 from tests.simulation.faults import Nemesis
+from tests.simulation.judge import Judge
 from tests.simulation.net import without_tls
 
 SUBMIT_UNTIL_S = 90.0
+READS_S = 900.0
+"""So long after the last fault users look at their jobs."""
 PEACE_S = 5000.0
 """So much time may pass from the last fault until everything is done and clean."""
 
@@ -61,21 +64,25 @@ def play(seed: int, hosts: int, jobs: int, kinds: tuple[str, ...] = (), *, logs:
     gc.disable()  # at a moment of its own choosing it would cost more than all the rest
     with stand_ins():
         cluster = Cluster(seed, hosts)
-        with watched(cluster, logs):
+        judge = cluster.judge
+        with watched(judge, logs):
             _submit(cluster, jobs)
             nemesis = Nemesis(cluster, kinds)
             cluster.run(nemesis.until)
             if not cluster.judge.breaches:
                 nemesis.end()
                 settled = cluster.world.now
+                cluster.world.callLater(READS_S, _users_read, cluster)
                 cluster.run(settled + PEACE_S, stop=lambda: not cluster.left_over())
                 _judge_the_end(cluster)
             result = _result(cluster, nemesis.done, jobs)
             if job:
-                result.history = cluster.judge.history(job, 400)
+                result.history = cluster.judge.history(job, 5000)
             _dispose(cluster)
             del cluster, nemesis
+            gc.collect()  # a Deferred complains when it is collected
     gc.enable()
+    result.breaches = [str(breach) for breach in judge.breaches]
     result.seconds = time.process_time() - began
     return result
 
@@ -109,6 +116,16 @@ def _submit_one(
         cluster.run_s[job] = seconds
         if not wishes["requeue"]:
             cluster.no_requeue.add(job)
+
+
+def _users_read(cluster: Cluster) -> None:
+    """A user whose job is held with a word of explanation releases it, but only an LRMS that lost count may do that."""
+    for job in tuple(cluster.lrms.all_jobs.values()):
+        if job.note.startswith("wnod: refused:"):
+            why = cluster.judge.excused.get(job.id)
+            cluster.judge.require(why is not None, "lost", job.id, f"held for its user for no reason: {job.note}")
+            cluster.judge.trace(job.id, "its user reads why it is held, and releases it")
+            cluster.lrms.release(job.id)
 
 
 def _judge_the_end(cluster: Cluster) -> None:
@@ -156,16 +173,16 @@ def _dispose(cluster: Cluster) -> None:
 
 
 @contextlib.contextmanager
-def watched(cluster: Cluster, logs: bool) -> Iterator[None]:
+def watched(judge: Judge, logs: bool) -> Iterator[None]:
     """An exception that a daemon logs is a breach, unless it is the crash of a daemon that was made to die."""
     @implementer(ILogObserver)
     def watch(event: LogEvent) -> None:
         failure = event.get("log_failure")
         if failure is not None and not failure.check(Crash):
-            cluster.judge.breach("exception", "", failure.getTraceback()[-3000:])
+            judge.breach("exception", "", failure.getTraceback()[-3000:])
         elif logs and failure is None:
             text = (event.get("log_format") or "").format(**{k: v for k, v in event.items() if k.isidentifier()})
-            cluster.judge.lines.append((cluster.world.now, "", f"# {event['log_namespace']}: {text}"))
+            judge.lines.append((judge.now(), "", f"# {event['log_namespace']}: {text}"))
 
     observers = list(globalLogPublisher._observers)
     for observer in observers:
