@@ -179,6 +179,9 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     trouble = _vm_trouble(lease, facts, times) if facts.linked else ""
     if job.state is JobState.PENDING and not facts.node_ready and facts.now > lease.since + times.register_s:
         trouble = trouble or f"the node {lease.vm} went away before the job started"
+    if job.state is JobState.PENDING and facts.now > lease.since + times.start_s:
+        # Its user changed it such that it cannot start there, or a limit keeps it away: its VM is not kept for ever.
+        trouble = trouble or f"the batch system did not start the job in {lease.vm}"
     if trouble and job.state is JobState.PENDING:
         return Step(_failed(lease, facts, trouble, times))
     if trouble and not lease.failed_node:

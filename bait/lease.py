@@ -130,6 +130,8 @@ class Times:
     """How long a parked job waits for a host that does not answer."""
     refused_s: float = 10.0
     """How long sending a job is tried that the LRMS refuses to have sent: its user may hold it."""
+    start_s: float = 120.0
+    """How long a job that was sent to its VM may stay in the queue."""
     soon_s: float = 0.1
     poll_s: float = 1.0
     retry_s: float = 15.0

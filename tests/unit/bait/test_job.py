@@ -211,6 +211,15 @@ def test_a_vm_the_host_adopted_is_not_taken_for_one_in_which_the_run_started() -
     assert step(ready(phase=Phase.RELEASED), vm=adopted, job=sent()).lease.phase is Phase.RELEASED
 
 
+def test_a_job_that_does_not_start_in_its_vm_does_not_keep_it() -> None:
+    # simulation, user-updates, seed 500: a user moved the job to a partition that its VM is not in
+    lease = ready(phase=Phase.RELEASED)
+    seen = {"vm": BOUND, "job": sent(partition="long"), "node": True, "node_ready": True}
+    assert step(lease, now=lease.since + TIMES.start_s, **seen).lease == lease
+    late = step(lease, now=lease.since + TIMES.start_s + 1, **seen).lease
+    assert (late.phase, late.failed) == (Phase.RETURNING, True)
+
+
 def test_a_run_that_the_batch_system_has_forgotten_to_have_started_goes_back() -> None:
     # simulation, amnesia, seed 2: a controller that lost 5 s held the job that had started, and held it for ever
     assert step(ready(phase=Phase.STARTED), vm=STARTED, job=parked_job()).lease.phase is Phase.RETURNING
