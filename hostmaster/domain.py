@@ -71,13 +71,18 @@ class ProbeSpec:
         return PROBE_PREFIX + self.uuid.replace("-", "")[:8]
 
 
-def domain_xml(spec: DomainSpec) -> str:
-    """The XML that libvirt is given. Raises ValueError for a string that XML cannot carry."""
+def domain_xml(spec: DomainSpec, owners: bool = True) -> str:
+    """The XML that libvirt is given. Raises ValueError for a string that XML cannot carry.
+
+    `owners` False: this libvirt has one user for everything (qemu:///session) and knows nothing of file owners.
+    """
     ours, shape = spec.ours, spec.ours.shape
     domain = _domain(spec.accelerator, ours.slot, spec.uuid, shape.cpus, shape.memory_mib)
     domain.insert(0, _metadata(ours))
     if spec.accelerator is Accelerator.NONE:
         return _text(domain)
+    if owners:
+        _keep_owners(domain)
     cmdline = " ".join((_SERIAL, "panic=1", f"wnod.name={ours.slot}", *spec.extra_cmdline))
     _boot(domain, spec.kernel, spec.initrd, cmdline)
     # A reboot would be a second boot of the same generation: the VM ends instead, and is made anew.
@@ -91,12 +96,14 @@ def domain_xml(spec: DomainSpec) -> str:
     return _text(domain)
 
 
-def probe_xml(spec: ProbeSpec) -> str:
-    """The XML of a probe guest, as like to a real VM as needed to prove the accelerator."""
+def probe_xml(spec: ProbeSpec, owners: bool = True) -> str:
+    """The XML of a probe guest, as like to a real VM as needed to prove the accelerator. `owners`: as above."""
     domain = _domain(spec.accelerator, spec.name, spec.uuid, 1, PROBE_MEMORY_MIB)
     metadata = Element("metadata")
     SubElement(metadata, _PROBE)
     domain.insert(0, metadata)
+    if owners:
+        _keep_owners(domain)
     _boot(domain, spec.kernel, spec.initrd, f"{_SERIAL} panic=0 wnod.probe=1")
     # QEMU reports a reboot that ends the domain as a shutdown: a kernel that panics must not look like success.
     _end_on(domain, reboot="restart")
@@ -200,10 +207,13 @@ def _domain(accelerator: Accelerator, name: str, uuid: str, cpus: int, memory_mi
     SubElement(features, "apic")
     SubElement(domain, "cpu", mode="host-passthrough" if accelerator is Accelerator.KVM else "maximum")
     SubElement(domain, "clock", offset="utc")
+    return domain
+
+
+def _keep_owners(domain: Element) -> None:
     # libvirt must not chown files: the image is shared by all VMs, and an owner could write it. QEMU still runs
     # as libvirt's own QEMU user; images.py gives that user the overlay and nothing else.
     SubElement(domain, "seclabel", type="none", model="dac")
-    return domain
 
 
 def _boot(domain: Element, kernel: str, initrd: str, cmdline: str) -> None:

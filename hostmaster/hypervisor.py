@@ -79,7 +79,15 @@ class LibvirtHypervisor:
     @property
     def qemu_user(self) -> tuple[int, int]:
         """(uid, gid) of the QEMU processes: as libvirt says, else our own (qemu:///session)."""
-        return qemu_ids(self._connection.capabilities or "<capabilities/>") or (os.geteuid(), os.getegid())
+        return self._ids or (os.geteuid(), os.getegid())
+
+    @property
+    def _ids(self) -> tuple[int, int] | None:
+        return qemu_ids(self._connection.capabilities or "<capabilities/>")
+
+    @property
+    def _has_owners(self) -> bool:
+        return self._ids is not None
 
     def watch(self, hint: Callable[[str], None]) -> None:
         """See hostmaster.world.Hypervisor."""
@@ -87,7 +95,7 @@ class LibvirtHypervisor:
 
     async def create(self, spec: DomainSpec) -> None:
         """See hostmaster.world.Hypervisor."""
-        work = partial(_create, xml=domain_xml(spec), uuid=spec.uuid, console=spec.console)
+        work = partial(_create, xml=domain_xml(spec, self._has_owners), uuid=spec.uuid, console=spec.console)
         await self._ask(f"create {spec.ours.slot}", work, self._limits.create)
 
     async def destroy(self, uuid: str) -> None:
@@ -121,7 +129,9 @@ class LibvirtHypervisor:
         limit_s = self._limits.probe_kvm if accelerator is Accelerator.KVM else self._limits.probe_tcg
         ended = self._ends[spec.uuid] = Deferred()
         try:
-            await self._ask("start a probe", partial(_start, xml=probe_xml(spec)), self._limits.create)
+            await self._ask(
+                "start a probe", partial(_start, xml=probe_xml(spec, self._has_owners)), self._limits.create
+            )
             happening = await ended.addTimeout(limit_s, self._reactor)
         except TimeoutError:
             return f"a probe guest did not end within {limit_s:g} s"

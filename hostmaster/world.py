@@ -70,7 +70,8 @@ class DomainSpec:
     ours: Ours
     uuid: str
     mac: str
-    bridge: str
+    bridge: str | None
+    """None: QEMU's own user networking, from which nobody can reach the guest."""
     accelerator: Accelerator
     kernel: str
     initrd: str

@@ -38,7 +38,8 @@ class Slot(ConfigStruct, frozen=True):
 class HypervisorConfig(ConfigStruct, frozen=True):
     """Which libvirt, and how VMs run. `auto` boots a one-second guest to find out what works."""
 
-    bridge: IfName
+    bridge: IfName | None = None
+    """None: QEMU's user networking. No LRMS can reach a guest that way, so it serves for trying a host only."""
     uri: Annotated[Plain, Meta(pattern=r"^[a-z+]+://", description="a libvirt URI such as qemu:///system")] = (
         "qemu:///system"
     )

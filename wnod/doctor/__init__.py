@@ -72,7 +72,7 @@ def _of_hostmaster(config: HostmasterConfig) -> list[Check]:
         ("virtlogd", lambda: hypervisor.check_virtlogd(config.hypervisor)),
         ("emulator", lambda: hypervisor.check_emulator(config.hypervisor)),
         ("accelerator", lambda: hypervisor.check_accelerator(config)),
-        ("bridge", lambda: network.check_bridge(config.hypervisor.bridge)),
+        ("bridge", lambda: network.check_bridge(config.hypervisor.bridge) if config.hypervisor.bridge else iter(())),
         ("port", lambda: network.check_ports("hostmaster", config.runtime, (config.listen, config.metrics))),
         ("certificate", lambda: certificates.check_tls("host", config.host, config.tls)),
         ("munge key", lambda: certificates.check_secret("munge key", config.lrms.munge_key)),

@@ -7,7 +7,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from hostmaster.events import EventThread
-from tests.contract.hypervisor.worlds import FakeWorld, LibvirtWorld, RealWorld, World
+from tests.contract.hypervisor.worlds import FakeWorld, LibvirtWorld, RealWorld, SessionWorld, World
 from tests.real_image import image_to_boot
 
 
@@ -23,6 +23,10 @@ def real_world() -> RealWorld:
     return RealWorld(image_to_boot())
 
 
+def session_world() -> SessionWorld:
+    return SessionWorld(image_to_boot())
+
+
 def opened(world: World) -> Iterator[World]:
     try:
         pytest_twisted.blockon(Deferred.fromCoroutine(world.open()))
@@ -31,9 +35,12 @@ def opened(world: World) -> Iterator[World]:
         pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
 
 
-@pytest.fixture(params=["fake", "test", pytest.param("real", marks=pytest.mark.real)])
+REAL = [pytest.param(name, marks=pytest.mark.real) for name in ("real", "session")]
+
+
+@pytest.fixture(params=["fake", "test", *REAL])
 def world(request: pytest.FixtureRequest, events: None) -> Iterator[World]:
-    makers = {"fake": FakeWorld, "test": LibvirtWorld, "real": real_world}
+    makers = {"fake": FakeWorld, "test": LibvirtWorld, "real": real_world, "session": session_world}
     yield from opened(makers[request.param]())
 
 

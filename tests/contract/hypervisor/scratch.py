@@ -5,6 +5,7 @@ do in production, and end with the namespace.
 """
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -117,6 +118,33 @@ class ScratchLibvirt:
             if time.monotonic() > end:
                 raise TimeoutError(f"not ready after {limit_s} s; see {self.root}/log")
             time.sleep(0.02)
+
+
+class ScratchSession(ScratchLibvirt):
+    """The same with the libvirtd of an unprivileged user (qemu:///session), who also runs the QEMUs."""
+
+    USER = "nobody"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uri = f"qemu+unix:///session?socket={self.root}/user/libvirt/libvirt-sock"
+        self.ids = (pwd.getpwnam(self.USER).pw_uid, pwd.getpwnam(self.USER).pw_gid)
+        for name in ("home", "user", "log"):
+            (self.root / name).mkdir(mode=0o700, exist_ok=True)
+            os.chown(self.root / name, *self.ids)
+
+    def start(self) -> None:
+        """Start the user's libvirtd and return once its socket is there."""
+        uid, gid = self.ids
+        environment = {
+            "HOME": f"{self.root}/home",
+            "XDG_RUNTIME_DIR": f"{self.root}/user",
+            "PATH": os.defpath + ":/usr/sbin",
+        }
+        argv = [*self._enter(), "setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "libvirtd"]
+        with (self.root / "daemon.log").open("ab") as log:
+            self._daemon = subprocess.Popen(argv, stdout=log, stderr=log, env=environment)
+        self._wait((self.root / "user" / "libvirt" / "libvirt-sock").exists)
 
 
 def _children(pid: int) -> list[int]:

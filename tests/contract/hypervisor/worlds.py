@@ -1,5 +1,7 @@
 """The three hypervisors that the contract holds for, behind one face, with what a test may do behind their back."""
 
+import os
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from hostmaster.hypervisor import LibvirtHypervisor
 from hostmaster.images import LocalImages, Source
 from hostmaster.world import Accelerator, Artifacts, DomainSpec, Hypervisor, Ours
 from protocol.ids import EnvironmentName, Generation, LeaseId, Shape, VmName
-from tests.contract.hypervisor.scratch import ScratchLibvirt
+from tests.contract.hypervisor.scratch import ScratchLibvirt, ScratchSession
 from tests.fakes.hypervisor import FakeHypervisor
 from wnod.image import manifest
 
@@ -151,15 +153,16 @@ class RealWorld(LibvirtWorld):
     kind = "qemu"
     environment = ENVIRONMENT
 
-    def __init__(self, image: Path) -> None:
-        self.daemon = ScratchLibvirt()
+    def __init__(self, image: Path, daemon: ScratchLibvirt | None = None) -> None:
+        self.daemon = daemon or ScratchLibvirt()
         super().__init__(self.daemon.uri)
         source = Source(str(image), manifest.load(image).image_id)
-        self.images = LocalImages(
-            reactor, str(self.daemon.root / "state"), {ENVIRONMENT: source}, lambda: self.hypervisor.qemu_user
-        )
+        self.images = LocalImages(reactor, str(self.daemon.root / "state"), {ENVIRONMENT: source}, self._qemu_user)
         self.artifacts: Artifacts | None = None
         self.bridge = ""
+
+    def _qemu_user(self) -> tuple[int, int]:
+        return self.hypervisor.qemu_user
 
     async def open(self) -> None:
         self.daemon.start()
@@ -188,6 +191,26 @@ class RealWorld(LibvirtWorld):
             console=str(self.daemon.root / "log" / f"{key}.console"),
             channel=str(self.daemon.root / f"{key}.sock"),
         )
+
+
+class SessionWorld(RealWorld):
+    """The same under an unprivileged user's libvirtd: qemu:///session."""
+
+    def __init__(self, image: Path) -> None:
+        self.session = ScratchSession()
+        # That user may not be able to reach the image where it is.
+        copy = shutil.copytree(image, self.session.root / "image")
+        super().__init__(copy, self.session)
+
+    def _qemu_user(self) -> tuple[int, int]:
+        return self.session.ids
+
+    async def spec(self, slot: str = "vm1", generation: int = 1) -> DomainSpec:
+        made = await super().spec(slot, generation)
+        # On a host the hostmaster is that user itself, and so is the owner of what it makes.
+        Path(made.console).touch()
+        os.chown(made.console, *self.session.ids)
+        return made
 
 
 async def until(true: Callable[[], object], limit_s: float = 20) -> None:
