@@ -176,6 +176,9 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(_enter(lease, Phase.STARTED, facts.now, "running"))
     if job.state is JobState.PENDING and lease.vm not in job.required_nodes:
         return Step(_taken_away(lease, facts))
+    if job.state is JobState.PENDING and job.held:
+        # Its user holds it, or the LRMS has forgotten the release (R15): sending it again finds out which.
+        return Step(_enter(lease, Phase.PARKED, facts.now))
     trouble = _vm_trouble(lease, facts, times) if facts.linked else ""
     if job.state is JobState.PENDING and not facts.node_ready and facts.now > lease.since + times.register_s:
         trouble = trouble or f"the node {lease.vm} went away before the job started"

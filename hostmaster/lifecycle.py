@@ -239,8 +239,9 @@ def _started(vm: Vm, facts: Facts, times: Times) -> Step:
 def _may_go_on(vm: Vm, fenced: float, facts: Facts, times: Times) -> bool:
     """True if the LRMS cannot be about to start the run elsewhere.
 
-    Soon after the contact was lost it still waits; of a VM that was found paused nobody knows when that was. Long after, it would have given the VM up if it had run all the
-    time: if the bait says that it has not, it was away itself and waits anew. In between nobody can tell.
+    Soon after the contact was lost it still waits; of a VM that was found paused nobody knows when that was. Long
+    after, it would have given the VM up if it had run all the time: if the bait says that it has not, it was away
+    itself and waits anew. In between nobody can tell.
     """
     if facts.contact <= fenced or facts.now >= facts.contact + times.fence_pause_s:
         return False

@@ -307,6 +307,17 @@ def test_a_lease_whose_vm_is_confirmed_gone_leaves_the_node_of_its_slots_next_vm
     assert step(granted(phase=Phase.ENDED), vm=None, node=True).deed is Deed.FORGET
 
 
+def test_a_released_job_that_is_held_again_is_sent_again() -> None:
+    """By its user, who then is refused to have it sent; or the batch system has forgotten the release."""
+    lease = granted(phase=Phase.RELEASED)
+    held = parked_job(required_nodes=(VM,))
+    again = step(lease, job=held, vm=a_view(phase=VmPhase.BOUND, bound=True)).lease
+    assert again.phase is Phase.PARKED
+    ready_vm = a_view(phase=VmPhase.BOUND, bound=True)
+    again = replace(again, stages={"ready": 100.0})
+    assert step(again, job=held, vm=ready_vm, node=True, node_ready=True).deed is Deed.SEND
+
+
 def test_a_job_whose_node_went_away_before_it_started_goes_back() -> None:
     lease = granted(phase=Phase.RELEASED)
     waiting = parked_job(held=False, required_nodes=(VM,))

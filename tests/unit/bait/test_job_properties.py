@@ -70,7 +70,7 @@ EDGES: dict[Phase, set[Phase]] = {
     Phase.GRANTED: {Phase.PARKING, Phase.RETURNING, Phase.REFUSING, Phase.ENDED},
     Phase.PARKING: {Phase.PARKED, Phase.RETURNING, Phase.ENDED},
     Phase.PARKED: {Phase.RELEASED, Phase.RETURNING, Phase.ENDED},
-    Phase.RELEASED: {Phase.STARTED, Phase.RETURNING, Phase.ENDED},
+    Phase.RELEASED: {Phase.PARKED, Phase.STARTED, Phase.RETURNING, Phase.ENDED},
     Phase.STARTED: {Phase.RETURNING, Phase.REFUSING, Phase.ENDED},
     Phase.RETURNING: {Phase.ENDED},
     Phase.REFUSING: {Phase.ENDED},
