@@ -52,6 +52,13 @@ class HypervisorConfig(ConfigStruct, frozen=True):
     @staticmethod
     def complaints(fields: Mapping[str, Any]) -> Iterator[Complaint]:
         """What is wrong between fields."""
+        uri = fields.get("uri") or ""
+        if uri.endswith("/system") and "bridge" in fields and fields["bridge"] is None:
+            yield Complaint(
+                ("bridge",),
+                "expected a bridge's interface name",
+                "guests reach the LRMS through it; only other URIs than qemu:///system go without",
+            )
         if fields.get("accelerator") == "tcg" and fields.get("allow_tcg") is False:
             yield Complaint(
                 ("accelerator",),
