@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 STAMP := build/setup.done
 
-.PHONY: help setup demo test check unit contract e2e clean lab-up lab-shell lab-status lab-down images
+.PHONY: help setup demo test check unit contract e2e simulate model clean lab-up lab-shell lab-status lab-down images
 
 help:           ## this list
 	@grep -hE '^[a-z0-9-]+: .*## ' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 14
@@ -30,6 +30,16 @@ contract: $(STAMP) ## the suites that fakes and the real things pass alike
 
 e2e: $(STAMP)   ## the main path, with real faults
 	$(PYTHON) -m pytest tests/e2e
+
+SEEDS ?= 200
+HOSTS ?= 8
+JOBS ?= 60
+
+simulate: $(STAMP) ## whole clusters with faults on a virtual clock: SEEDS=n HOSTS=h JOBS=j
+	$(PYTHON) -m tests.simulation --seeds $(SEEDS) --hosts $(HOSTS) --jobs $(JOBS)
+
+model: $(STAMP) ## the hand-off explored exhaustively, with a mutant for each rule
+	$(PYTHON) -m tests.model
 
 check: $(STAMP) ## ruff, mypy, import-linter, shellcheck, budgets
 	.venv/bin/ruff check .
