@@ -18,7 +18,7 @@ ODD_NAMES = (
     """it's "quoted" `id` $(id) %s %n""",
     "two\nlines\ttab and Грүße-作業-🦊",
     "../../../../etc/passwd",
-    "x" * 1024,
+    "x" * 10_000,
 )
 
 
