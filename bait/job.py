@@ -208,7 +208,7 @@ def _taken_away(lease: Lease, facts: Facts) -> Lease:
 def _started(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.run.restart > lease.target.restart:
         return _came_back(lease, job, facts, times)
-    if job.run == lease.target and job.state is JobState.PENDING:
+    if job.state is JobState.PENDING:
         # The LRMS has forgotten that it started this run (R15), or its answer is an old one: then it refuses.
         return Step(_return(lease, facts, f"the batch system has lost the run in {lease.vm}"))
     if (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:

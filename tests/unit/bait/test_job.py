@@ -222,7 +222,9 @@ def test_a_job_that_does_not_start_in_its_vm_does_not_keep_it() -> None:
 
 def test_a_run_that_the_batch_system_has_forgotten_to_have_started_goes_back() -> None:
     # simulation, amnesia, seed 2: a controller that lost 5 s held the job that had started, and held it for ever
-    assert step(ready(phase=Phase.STARTED), vm=STARTED, job=parked_job()).lease.phase is Phase.RETURNING
+    for forgotten in (TARGET, RUN):
+        lease = step(ready(phase=Phase.STARTED), vm=STARTED, job=parked_job(run=forgotten)).lease
+        assert lease.phase is Phase.RETURNING
 
 
 @pytest.mark.parametrize("phase", [Phase.RELEASED, Phase.STARTED])
