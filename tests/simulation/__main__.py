@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds N --hosts H --jobs J [--faults KINDS] [--replay SEED]`: play many seeds, judge them."""
+"""`python -m tests.simulation --seeds N --hosts H --jobs J [--faults KINDS] [--replay SEED]`: play and judge seeds."""
 
 import argparse
 import json

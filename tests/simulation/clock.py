@@ -1,5 +1,6 @@
-"""Virtual time: one queue of calls for the whole cluster, and for each daemon a clock of its own that can jump and die."""
+"""Virtual time: one queue of calls for the whole cluster, and for each daemon a clock that can jump and die."""
 
+import contextlib
 import heapq
 import itertools
 from collections.abc import Callable
@@ -48,11 +49,11 @@ class Call:
         self.cancelled = True
         self.func, self.args, self.kw = _nothing, (), {}
 
-    def reset(self, secondsFromNow: float) -> None:
+    def reset(self, secondsFromNow: float) -> None:  # noqa: N803 - Twisted's name
         self._must_be_active()
         self._move(self.world.now + secondsFromNow)
 
-    def delay(self, secondsLater: float) -> None:
+    def delay(self, secondsLater: float) -> None:  # noqa: N803 - Twisted's name
         self._must_be_active()
         self._move(self.due + secondsLater)
 
@@ -124,10 +125,8 @@ class World:
             self._advance(due)
             call.called = True
             self.calls += 1
-            try:
+            with contextlib.suppress(Crash):
                 call.func(*call.args, **call.kw)
-            except Crash:
-                pass
             return call
         return None
 

@@ -2,294 +2,26 @@
 
 import random
 from collections.abc import Callable
-from typing import Any
 
-from twisted.internet.defer import Deferred
-
-from bait.hookserver import HookServer
-from bait.lease import Lease
 from bait.lrms.base import JobState
-from hostmaster.guestconf import Account
-from hostmaster.lifecycle import Vm
-from protocol.ids import BaitName, EnvironmentName, HostName, Room, Shape, VmName
-from tests.fakes.images import FakeImages, artifacts
+from protocol.ids import VmName
 from tests.fakes.lrms import FakeJob
 from tests.simulation.clock import Life, World
-from tests.simulation.daemons import BaitDaemon, HostDaemon
-from tests.simulation.hypervisor import Libvirtd
-from tests.simulation.journal import Disk
 from tests.simulation.judge import Judge
-from tests.simulation.lrms import Controller, Trouble, Way
-from tests.simulation.machines import Guest, Program, Starter
+from tests.simulation.lrms import Controller
+from tests.simulation.machines import Guest, Starter
 from tests.simulation.net import Net
-from wnod.config import Catalogue, Environment, HostmasterConfig, Slot
-from wnod.config.hostmaster import HypervisorConfig, Lrms
-from wnod.config.words import TlsFiles
-
-ENVIRONMENTS = (EnvironmentName("debian12"), EnvironmentName("debian11"))
-USUAL = Shape(cpus=1, memory_mib=512, disk_mib=128)
-LARGEST = Shape(cpus=4, memory_mib=4096, disk_mib=1024)
-TOTAL = Room(cpus=4, memory_mib=2048, disk_mib=1024)
-SLOTS = 3
-BAIT_CPUS = 8
-DOWN_AFTER_S = 300.0
-"""SlurmdTimeout: when the controller notices by itself that a node is dead."""
-USERS = {f"user{n}": 2000 + n for n in range(5)}
-
-CATALOGUE = Catalogue(
-    environments={
-        name: Environment(image=f"/images/{name}", sha256=name[-1] * 64, largest=LARGEST, default=USUAL)
-        for name in ENVIRONMENTS
-    }
-)
-
-
-def account(uid: int) -> Account:
-    """Stands where the host's name service stands."""
-    return Account(f"user{uid - 2000}:x:{uid}:{uid}::/home/user{uid - 2000}:/bin/sh", ())
-
-
-def config(number: int) -> HostmasterConfig:
-    """The configuration of host `number`."""
-    return HostmasterConfig(
-        host=HostName(f"h{number}"),
-        baits=(BaitName(f"bait{number}"),),
-        tls=TlsFiles(ca="/ca", certificate="/certificate", key="/key"),
-        capacity=TOTAL,
-        slots=tuple(
-            Slot(name=VmName(f"vm{number}-{n}"), mac=f"52:54:00:00:00:0{n}", address=f"10.0.0.1{n}/24")
-            for n in range(1, SLOTS + 1)
-        ),
-        hypervisor=HypervisorConfig(bridge="br0"),
-        lrms=Lrms(controller="ctl:6817", munge_key="/key"),
-    )
-
-
-class Site:
-    """One host and its bait: what outlives the daemons, and the daemons' present lives."""
-
-    def __init__(self, cluster: "Cluster", number: int) -> None:
-        self.cluster = cluster
-        self.host_name, self.bait_name = f"h{number}", f"bait{number}"
-        self.config = config(number)
-        self.disks = {"host": Disk(), "bait": Disk()}
-        self.libvirtd = Libvirtd(cluster.world, cluster.rng("libvirt", number), cluster.judge.trace)
-        self.libvirtd.changed = self._domain_changed
-        self.images = FakeImages({name: artifacts(name[-1] * 64) for name in ENVIRONMENTS})
-        self.trouble = Trouble()
-        self.host: HostDaemon | None = None
-        self.bait: BaitDaemon | None = None
-        self.guests: dict[str, Guest] = {}
-        """By the domain's UUID."""
-        self.starters: dict[str, tuple[int, Starter]] = {}
-        """By job: the run's restart count and its starter."""
-        self.offsets = {"host": 0.0, "bait": 0.0}
-        self.epochs = {"host": 0, "bait": 0}
-        self.cut_off = False
-        """The controller does not reach this host, nor this host and its VMs the controller."""
-        self.off = False
-        """The whole machine is off."""
-        self.next_fuse: dict[str, tuple[str, int]] = {}
-        self.away_s = 1.0
-        self.killed: set[str] = set()
-        """Domains that a fault has ended."""
-        self._rng = cluster.rng("site", number)
-
-    # --- daemons ---
-
-    def start(self, who: str) -> None:
-        """Begin a new life of "host" or "bait", unless there is one or the machine is off."""
-        if self.off or getattr(self, who) is not None:
-            return
-        name = self.host_name if who == "host" else self.bait_name
-        life = Life(self.cluster.world, name, lambda life: self._died(who), self.offsets[who])
-        life.net = self.cluster.net
-        life.fuse = self.next_fuse.pop(who, None)
-        daemon: Any = self._new_host(life) if who == "host" else self._new_bait(life)
-        setattr(self, who, daemon)
-        epoch = daemon.journal.epoch
-        self.cluster.judge.require(epoch > self.epochs[who], "I10", "", f"epoch {epoch} of {name} again")
-        self.epochs[who] = epoch
-        self.cluster.judge.trace("", f"{name} starts, epoch {epoch}")
-        self.cluster.guarded(life, daemon.start)
-
-    def _new_host(self, life: Life) -> HostDaemon:
-        return HostDaemon(
-            life, self.disks["host"], self.config, CATALOGUE, self.libvirtd, self.images, self._guest,
-            self.cluster.new_uuid, self._controller_answers, self,
-        )  # fmt: skip
-
-    async def _controller_answers(self) -> bool:
-        """The host's question whether the controller's machine is there."""
-        waiting: Deferred[None] = Deferred()
-        self.cluster.world.callLater(5.0 if self.cut_off else 0.005, waiting.callback, None)
-        await waiting
-        return not self.cut_off
-
-    def _new_bait(self, life: Life) -> BaitDaemon:
-        way = Way(self.cluster.lrms, life, self._rng, self.trouble)
-        return BaitDaemon(life, self.disks["bait"], self.host_name, way, self.cluster.new_id, self._rng, self)
-
-    def _died(self, who: str) -> None:
-        self.cluster.judge.trace("", f"! {self.host_name if who == 'host' else self.bait_name} dies at a crash point")
-        self.kill(who)
-        self.cluster.world.callLater(self.away_s, self.start, who)
-
-    def kill(self, who: str, *, silently: bool = False) -> None:
-        """The daemon's process is gone, at once."""
-        daemon: Any = getattr(self, who)
-        if daemon is None:
-            return
-        setattr(self, who, None)
-        self.offsets[who] = daemon.life.offset
-        daemon.life.die()
-        daemon.die()
-        self.disks[who].recover()
-        self.cluster.net.gone(daemon.life, silently=silently)
-        if who == "bait":
-            for _, starter in tuple(self.starters.values()):
-                starter.bait_is_gone()
-
-    def lose_journal(self, who: str) -> None:
-        """The journal's file is deleted; the daemon must be dead."""
-        self.disks[who].lose()
-        self.epochs[who] = 0
-        if who == "host":  # counts on from the highest generation that libvirt still shows
-            judge = self.cluster.judge
-            judge.generations = {k: uuid for k, uuid in judge.generations.items() if k[0] != self.host_name}
-
-    def hooks(self) -> tuple[HookServer, Life] | None:
-        """Who answers starters now."""
-        return None if self.bait is None else (self.bait.hooks, self.bait.life)
-
-    # --- observers ---
-
-    def trace(self, subject: str, text: str) -> None:
-        self.cluster.judge.trace(subject, text)
-
-    def said(self, who: str, to: str, message: Any) -> None:
-        lease = getattr(message, "lease", None)
-        if lease is not None:
-            job = self.cluster.jobs_by_lease.get(lease, "")
-            detail = getattr(message, "text", "")
-            text = f"{who} -> {to}: {type(message).__name__} {lease[-4:]}" + (f" ({detail})" if detail else "")
-            self.trace(job, text)
-
-    def loaded(self, daemon: HostDaemon) -> None:
-        """What is on disk counts, also if its writer died before he could tell."""
-        self.cluster.judge.records.update({vm.key: vm for vm in daemon.keeper.vms.values()})
-
-    def vm_changed(self, daemon: HostDaemon, before: Vm | None, vm: Vm) -> None:
-        self.cluster.judge.vm(self.host_name, before, vm, daemon.keeper.vms, TOTAL)  # type: ignore[arg-type]
-
-    def vm_forgotten(self, daemon: HostDaemon, vm: Vm) -> None:
-        self.trace(vm.asked.key, f"{self.host_name}: {vm.key} forgotten")
-
-    def lease_changed(self, daemon: BaitDaemon, before: Lease | None, lease: Lease) -> None:
-        self.cluster.jobs_by_lease[lease.lease] = lease.run.key
-        if before is None or before.phase is not lease.phase:
-            vm = f" {lease.vm}-g{lease.generation}" if lease.vm else ""
-            text = f" ({lease.text})" if lease.text else ""
-            self.trace(lease.run.key, f"{self.bait_name}: lease {lease.lease[-4:]} {lease.phase}{vm}{text}")
-
-    def lease_forgotten(self, daemon: BaitDaemon, lease: Lease) -> None:
-        self.trace(lease.run.key, f"{self.bait_name}: lease {lease.lease[-4:]} forgotten")
-
-    # --- machines ---
-
-    def _guest(self, key: str) -> Guest | None:
-        return next((guest for guest in self.guests.values() if guest.key == key), None)
-
-    def _domain_changed(self, uuid: str) -> None:
-        kept = self.libvirtd.kept.get(uuid)
-        guest = self.guests.get(uuid)
-        if kept is None:
-            if guest is not None:
-                del self.guests[uuid]
-                self._guest_is_gone(guest)
-        elif guest is None and kept.spec is not None:
-            self._new_guest(uuid, kept.spec.ours)
-        elif guest is not None and kept.state.value == "paused" and not guest.paused:
-            guest.pause()
-            self.cluster.contact(guest)
-        elif guest is not None and kept.state.value == "running" and guest.paused:
-            guest.unpause()
-            self.cluster.contact(guest)
-        elif guest is not None and kept.state.value == "stopped":
-            self._guest_is_gone(guest)
-
-    def _new_guest(self, uuid: str, ours: Any) -> None:
-        specs = [kept.spec for kept in self.libvirtd.kept.values() if kept.spec is not None]
-        self.cluster.judge.domains(self.host_name, specs, TOTAL)
-        self.cluster.booted += 1
-        boot_id = f"{self.cluster.booted:08x}-0000-0000-0000-000000000000"
-        boot_s, register_s = self.cluster.boot_times()
-        guest = Guest(
-            self.cluster.world, f"{ours.slot}-g{ours.generation}", uuid, ours.slot, ours.generation, ours.shape.cpus,
-            boot_id, boot_s, register_s, self,
-        )  # fmt: skip
-        guest.cut_off = self.cut_off
-        self.guests[uuid] = guest
-        self.cluster.contact(guest)
-        self.trace("", f"{self.host_name}: {guest.key} boots")
-        guest.boot()
-
-    def _guest_is_gone(self, guest: Guest) -> None:
-        if not guest.alive:
-            return
-        fault = guest.uuid in self.killed
-        for program in guest.programs.values():
-            job = self.cluster.lrms.all_jobs.get(program.job)
-            same = job is not None and job.run.restart == program.restart and job.node == guest.name
-            needed = same and job is not None and job.state is JobState.RUNNING
-            if needed and program.started_at is not None and not fault and program.job not in self.cluster.judge.excused:
-                self.cluster.judge.breach("I9", program.job, f"{guest.key} was destroyed while run {program.restart} ran")
-            if program.started_at is not None:
-                self.cluster.judge.finish(guest, program, "its VM is gone")
-        self.trace("", f"{self.host_name}: {guest.key} is gone")
-        guest.die()
-        self.cluster.world.callLater(DOWN_AFTER_S, self.cluster.notice, guest.name)
-
-    # --- what guests do ---
-
-    def guest_says(self, guest: Guest, line: bytes) -> None:
-        if guest.alive and self.host is not None:
-            self.host.guests.says(guest.key, line)
-
-    def guest_registers(self, guest: Guest) -> None:
-        lrms = self.cluster.lrms
-        self.trace("", f"node {guest.name} registers ({guest.key})")
-        closed = lrms.all_nodes.get(guest.name)
-        lrms.add_node(guest.name, vm=True, cpus=guest.cpus, features=("vwn", *ENVIRONMENTS))
-        if closed is not None:
-            self.cluster.missing(guest.name)
-
-    def program_starts(self, guest: Guest, program: Program) -> float:
-        elsewhere = [
-            other for site in self.cluster.sites for other in site.guests.values()
-            if other is not guest and other.alive and not other.paused
-            and (found := other.runs(program.job)) is not None and found.started_at is not None
-        ]  # fmt: skip
-        self.cluster.judge.start(guest, program, elsewhere)
-        return self.cluster.run_s.get(program.job, 10.0)
-
-    def program_exits(self, guest: Guest, program: Program, code: int) -> None:
-        job = self.cluster.lrms.all_jobs.get(program.job)
-        mine = job is not None and (job.run.restart, job.node) == (program.restart, guest.name)
-        accepted = mine and job is not None and job.state is JobState.RUNNING
-        if program.started_at is not None:
-            self.cluster.judge.finish(guest, program, "done" if accepted and code == 0 else "nobody wants its result")
-        if accepted and job is not None:
-            self.cluster.lrms.exits(job.id, code)
+from tests.simulation.site import BAIT_CPUS, DOWN_AFTER_S, ENVIRONMENTS, Site
 
 
 class Cluster:
     """Everything there is."""
 
-    def __init__(self, seed: int, hosts: int) -> None:
+    def __init__(self, seed: int, hosts: int, judge: Judge) -> None:
         self.seed = seed
         self.world = World()
-        self.judge = Judge(self.world.seconds)
+        self.judge = judge
+        judge.now = self.world.seconds
         self.net = Net(self.world, self.rng("net"))
         self.lrms = Controller(self.world, self.judge.trace)
         self.lrms.started = self._job_started
@@ -366,7 +98,11 @@ class Cluster:
             if site.starters.get(job_id, (None, None))[1] is starter:
                 del site.starters[job_id]
             now = self.lrms.all_jobs.get(job_id)
-            if now is not None and (now.state, now.run.restart, now.node) == (JobState.RUNNING, restart, site.bait_name):
+            if now is not None and (now.state, now.run.restart, now.node) == (
+                JobState.RUNNING,
+                restart,
+                site.bait_name,
+            ):
                 self.lrms.exits(job_id, code)
 
         if site.off:
@@ -392,7 +128,9 @@ class Cluster:
         program = guest.runs(job.id) if guest is not None else None
         running = guest is not None and program is not None and program.started_at is not None
         if running and guest is not None and why == "its node failed" and guest.reachable:
-            self.judge.breach("I9", job.id, f"the batch system was told that {guest.key} is dead while the job ran in it")
+            self.judge.breach(
+                "I9", job.id, f"the batch system was told that {guest.key} is dead while the job ran in it"
+            )
 
     def notice(self, name: str) -> None:
         """The controller looks whether that node is still there."""
@@ -506,3 +244,15 @@ class Cluster:
         left += [f"the bait is closed: {node.closed}"] if node.closed is not None else []
         left += [] if node.up else ["the bait is down"]
         return left
+
+    def at_rest(self) -> bool:
+        """Nothing is left to be done."""
+        return not self.left_over()
+
+    def dispose(self) -> None:
+        """End all daemons, so that nothing of this cluster outlives it."""
+        for site in self.sites:
+            site.kill("host")
+            site.kill("bait")
+            for disk in site.disks.values():
+                disk.db.close()

@@ -1,4 +1,4 @@
-"""One life of each daemon: the real parts and the real link, put together as `hostmaster.daemon` and `bait.daemon` do."""
+"""One life of each daemon: the real parts and link, put together as `hostmaster.daemon` and `bait.daemon` do."""
 
 import random
 from collections.abc import Awaitable, Callable

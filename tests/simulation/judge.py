@@ -40,7 +40,7 @@ class Breach:
 class Judge:
     """The record of what happened, and of what should not have."""
 
-    now: Callable[[], float]
+    now: Callable[[], float] = lambda: 0.0
     lines: list[tuple[float, str, str]] = field(default_factory=list)
     breaches: list[Breach] = field(default_factory=list)
     runs: dict[str, list[Run]] = field(default_factory=dict)
@@ -130,7 +130,9 @@ class Judge:
         """A host's domains have changed."""
         memory = sum(spec.ours.shape.memory_mib for spec in specs)
         cpus = sum(spec.ours.shape.cpus for spec in specs)
-        self.require(memory <= total.memory_mib and cpus <= total.cpus, "I7", "", f"{host} runs {cpus} cpus, {memory} MiB")
+        self.require(
+            memory <= total.memory_mib and cpus <= total.cpus, "I7", "", f"{host} runs {cpus} cpus, {memory} MiB"
+        )
 
     # --- for people ---
 

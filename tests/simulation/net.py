@@ -89,7 +89,7 @@ class Pipe:
     def getPeer(self) -> IPv4Address:
         return IPv4Address("TCP", "192.0.2.1", 1)
 
-    getHost = getPeer
+    getHost = getPeer  # noqa: N815 - Twisted's name
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self._producer = producer
@@ -157,7 +157,7 @@ class Pipe:
         if not (self.lost or self.role in self.path.walls):
             self.net.world.callLater(self.path.delay_s, self.peer.end, why)
         if self.protocol is not None:
-            self.call(self.protocol.connectionLost, Failure(why))
+            self.call(self.protocol.connectionLost, Failure(why))  # type: ignore[no-untyped-call]
 
 
 class Port:
@@ -221,7 +221,7 @@ class Net:
         path = self.path(life.name, address)
         attempt: Deferred[Any] = Deferred(lambda d: None)
         if path.walls:
-            life.callLater(timeout, self._fail, attempt, TimeoutError())
+            life.callLater(timeout, self._fail, attempt, TimeoutError())  # type: ignore[no-untyped-call]
         else:
             life.callLater(path.delay_s * 2 + 0.001, self._open, life, address, path, attempt, factory)
         return attempt
@@ -229,12 +229,12 @@ class Net:
     @staticmethod
     def _fail(attempt: "Deferred[Any]", why: Exception) -> None:
         if not attempt.called:
-            attempt.errback(Failure(why))
+            attempt.errback(Failure(why))  # type: ignore[no-untyped-call]
 
     def _open(self, life: Life, address: str, path: Path, attempt: "Deferred[Any]", factory: Any) -> None:
         port = self.ports.get(address)
         if port is None or port.life.dead:
-            self._fail(attempt, ConnectionRefusedError())
+            self._fail(attempt, ConnectionRefusedError())  # type: ignore[no-untyped-call]
             return
         if attempt.called:
             return

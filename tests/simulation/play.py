@@ -12,10 +12,12 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from tests.simulation.clock import Crash
-from tests.simulation.cluster import ENVIRONMENTS, USERS, Cluster, account
-from tests.simulation.faults import Nemesis
+from tests.simulation.cluster import Cluster
+from tests.simulation.faults import FAULTS
 from tests.simulation.judge import Judge
+from tests.simulation.nemesis import Nemesis
 from tests.simulation.net import without_tls
+from tests.simulation.site import ENVIRONMENTS, USERS, account
 
 SUBMIT_UNTIL_S = 90.0
 READS_S = 900.0
@@ -61,29 +63,32 @@ def stand_ins() -> Iterator[None]:
 def play(seed: int, hosts: int, jobs: int, kinds: tuple[str, ...] = (), *, logs: bool = False, job: str = "") -> Result:
     """Play that seed. `kinds`: the faults there may be. `logs`: with the daemons' own words in the history."""
     began = time.process_time()
+    judge = Judge()
     gc.disable()  # at a moment of its own choosing it would cost more than all the rest
-    with stand_ins():
-        cluster = Cluster(seed, hosts)
-        judge = cluster.judge
-        with watched(judge, logs):
-            _submit(cluster, jobs)
-            nemesis = Nemesis(cluster, kinds)
-            cluster.run(nemesis.until)
-            if not cluster.judge.breaches:
-                nemesis.end()
-                settled = cluster.world.now
-                cluster.world.callLater(READS_S, _users_read, cluster)
-                cluster.run(settled + PEACE_S, stop=lambda: not cluster.left_over())
-                _judge_the_end(cluster)
-            result = _result(cluster, nemesis.done, jobs)
-            if job:
-                result.history = cluster.judge.history(job, 5000)
-            _dispose(cluster)
-            del cluster, nemesis
-            gc.collect()  # a Deferred complains when it is collected
+    with stand_ins(), watched(judge, logs):
+        result = _played(judge, (seed, hosts, jobs, kinds), job)
+        gc.collect()  # a Deferred complains when it is collected
     gc.enable()
     result.breaches = [str(breach) for breach in judge.breaches]
     result.seconds = time.process_time() - began
+    return result
+
+
+def _played(judge: Judge, day: tuple[int, int, int, tuple[str, ...]], job: str) -> Result:
+    seed, hosts, jobs, kinds = day
+    cluster = Cluster(seed, hosts, judge)
+    _submit(cluster, jobs)
+    nemesis = Nemesis(cluster, kinds, FAULTS)
+    cluster.run(nemesis.until)
+    if not judge.breaches:
+        nemesis.end()
+        cluster.world.callLater(READS_S, _users_read, cluster)
+        cluster.run(cluster.world.now + PEACE_S, stop=cluster.at_rest)
+        _judge_the_end(cluster)
+    result = _result(cluster, nemesis.done, jobs)
+    if job:
+        result.history = judge.history(job, 5000)
+    cluster.dispose()
     return result
 
 
@@ -121,7 +126,9 @@ def _submit_one(
 def _users_read(cluster: Cluster) -> None:
     """A user whose job is held with a word of explanation releases it, but only an LRMS that lost count may do that."""
     for job in tuple(cluster.lrms.all_jobs.values()):
-        if job.note.startswith("wnod: refused:"):
+        if job.held_by == "user":  # he has released it, but the controller has forgotten that
+            cluster.lrms.release(job.id)
+        elif job.note.startswith("wnod: refused:"):
             why = cluster.judge.excused.get(job.id)
             cluster.judge.require(why is not None, "lost", job.id, f"held for its user for no reason: {job.note}")
             cluster.judge.trace(job.id, "its user reads why it is held, and releases it")
@@ -164,17 +171,10 @@ def _result(cluster: Cluster, faults: Counter[str], jobs: int) -> Result:
     )
 
 
-def _dispose(cluster: Cluster) -> None:
-    for site in cluster.sites:
-        site.kill("host")
-        site.kill("bait")
-        for disk in site.disks.values():
-            disk.db.close()
-
-
 @contextlib.contextmanager
 def watched(judge: Judge, logs: bool) -> Iterator[None]:
     """An exception that a daemon logs is a breach, unless it is the crash of a daemon that was made to die."""
+
     @implementer(ILogObserver)
     def watch(event: LogEvent) -> None:
         failure = event.get("log_failure")
