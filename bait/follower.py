@@ -22,6 +22,7 @@ from bait.lease import Deed, Facts, Lease, Phase, Times
 from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
 from protocol.ids import LeaseId, RequestId, Run
 from protocol.messages import Bind, FromBait, Release, RequestVm
+from wnod.crashpoint import around
 from wnod.duties import Duties, Next, Now
 from wnod.fresh import Fresh
 from wnod.journal import Journal
@@ -119,7 +120,7 @@ class Follower:
         before = self.leases.get(lease.lease)
         if before == lease:
             return
-        with self.journal.transaction():
+        with around(f"bait.commit.{lease.phase}"), self.journal.transaction():
             self.journal.put(KIND, lease.lease, lease)
             if before is None or before.phase is not lease.phase:
                 self.journal.history(KIND, lease.run.job, _line(lease), self.clock.seconds())
@@ -134,7 +135,7 @@ class Follower:
                 self.put(jobs.supersede(lease, newer, self.clock.seconds()))
 
     def _forget(self, lease: Lease) -> None:
-        with self.journal.transaction():
+        with around("bait.forget"), self.journal.transaction():
             self.journal.remove(KIND, lease.lease)
             self.journal.put(PAST, lease.lease, lease)
             self.past.append(lease)
@@ -240,7 +241,8 @@ class Follower:
 
     async def _do(self, lease: Lease, deed: Deed, facts: Facts) -> Next:
         try:
-            await self._perform(lease, deed, facts)
+            with around(f"bait.deed.{deed.value}"):
+                await self._perform(lease, deed, facts)
         except LrmsRefused as error:
             # The world is not as it was seen: look again.
             self.log.warn("{run}: {deed} refused: {error}", run=str(lease.run), deed=deed.value, error=error)

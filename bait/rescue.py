@@ -17,6 +17,7 @@ from bait import note
 from bait.follower import Follower
 from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable
 from bait.note import PATIENCE_S, Note
+from wnod.crashpoint import around
 
 LOOK_EVERY_S = 120.0
 
@@ -63,7 +64,8 @@ class Rescue:
             text = f"wnod: given back: {ours.bait or 'its bait'} did not go on with it"
             self.log.warn("{run}: {text}", run=str(job.run), text=text, lease=ours.lease)
             try:
-                await self.lrms.give_back(job.run, ours.home, text)
+                with around("bait.rescue"):
+                    await self.lrms.give_back(job.run, ours.home, text)
             except LrmsRefused as error:
                 self.log.info("{run}: no rescue: {error}", run=str(job.run), error=error)
         await self._clear_nodes()

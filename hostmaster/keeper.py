@@ -29,6 +29,7 @@ from hostmaster.world import (
 from protocol import guest
 from protocol.ids import BootId, Generation, LeaseId
 from protocol.messages import VmPhase
+from wnod.crashpoint import around
 from wnod.duties import Duties, Next, Now
 from wnod.fresh import Fresh
 from wnod.journal import Journal
@@ -129,7 +130,7 @@ class Keeper:
         before = self.vms.get(vm.generation)
         if before == vm:
             return
-        with self.journal.transaction():
+        with around(f"host.commit.{vm.phase}"), self.journal.transaction():
             self.journal.put(KIND, str(vm.generation), vm)
             if before is None or before.phase is not vm.phase or before.fenced != vm.fenced:
                 fenced = "paused: no contact with the LRMS" if vm.fenced is not None else ""
@@ -141,7 +142,8 @@ class Keeper:
         self.duties.kick(str(vm.generation))
 
     def _forget(self, vm: Vm) -> None:
-        self.journal.remove(KIND, str(vm.generation))
+        with around("host.forget"):
+            self.journal.remove(KIND, str(vm.generation))
         del self.vms[vm.generation]
         for memory in (self.ready, self.failed, self._refused):
             memory.pop(vm.generation, None)
@@ -196,7 +198,8 @@ class Keeper:
             self._forget(step.vm)
             return Now.REST
         if step.deed is not None:
-            return await self._perform(step.vm, step.deed)
+            with around(f"host.deed.{step.deed.value}"):
+                return await self._perform(step.vm, step.deed)
         if step.vm != vm:
             return Now.AGAIN
         return Now.REST if step.wake_at in (None, float("inf")) else max(0.0, step.wake_at - facts.now)

@@ -41,6 +41,7 @@ from protocol.messages import (
     VmPhase,
     VmReady,
 )
+from wnod.crashpoint import around
 
 INVENTORY_EVERY_S = 30.0
 
@@ -173,7 +174,8 @@ class BaitService:
 
     def _grant(self, peer: str, ask: RequestVm, vm: Vm) -> None:
         message = Granted(id=ask.id, lease=vm.lease, generation=vm.generation, vm=vm.vm, ttl_s=self.ttl_s)
-        self.link.send(peer, message)
+        with around("host.say.granted"):
+            self.link.send(peer, message)
 
     def _deny(self, peer: str, ask: RequestVm, why: Refusal) -> None:
         self.refused(why.code)
@@ -196,7 +198,8 @@ class BaitService:
             self.link.send(peer, Error(id=ask.id, code=code, text=f"cannot bind {ask.run}: {code}"))
             return
         self.keeper.put(code)
-        self.link.send(peer, Bound(id=ask.id, lease=code.lease, generation=code.generation, run=ask.run))
+        with around("host.say.bound"):
+            self.link.send(peer, Bound(id=ask.id, lease=code.lease, generation=code.generation, run=ask.run))
 
     def _release(self, peer: str, ask: Release) -> None:
         vm = self._own(peer, ask.lease)
@@ -224,7 +227,8 @@ class BaitService:
     def forgotten(self, vm: Vm) -> None:
         """Answer every Release that waited for this."""
         for peer, request in self._releasing.pop(vm.lease, ()):
-            self.link.send(peer, Released(id=request, lease=vm.lease))
+            with around("host.say.released"):
+                self.link.send(peer, Released(id=request, lease=vm.lease))
         self.tell_capacity()
 
     def finished(self, vm: Vm, status: int | None) -> None:

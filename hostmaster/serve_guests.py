@@ -12,6 +12,7 @@ from hostmaster.lifecycle import Vm
 from protocol import guest
 from protocol.guest import FromGuest, GuestFailed, GuestFinished, GuestHello, GuestReady, MayStart
 from protocol.messages import VmPhase
+from wnod.crashpoint import around
 
 
 @dataclass
@@ -66,4 +67,5 @@ class GuestService:
             return
         # On disk before the guest hears it: a start that nobody recorded must be impossible (R1).
         self.keeper.put(verdict.vm)
-        self.keeper.guests.send(vm.key, guest.allow(ask.number))
+        with around("host.say.allow"):
+            self.keeper.guests.send(vm.key, guest.allow(ask.number))
