@@ -27,6 +27,10 @@ from wnod.config.words import (
 IfName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z", description="a bridge's interface name")]
 
 
+LONGEST_BOOT_S = 600.0
+"""With registering and silence less than the patience of bait.note, after which others give a job back."""
+
+
 class Slot(ConfigStruct, frozen=True):
     """An identity this host can give a VM."""
 
@@ -112,6 +116,13 @@ class Times(ConfigStruct, frozen=True):
     @staticmethod
     def complaints(fields: Mapping[str, Any]) -> Iterator[Complaint]:
         """What is wrong between fields."""
+        limit = fields.get("boot_limit_s")
+        if limit is not None and limit > LONGEST_BOOT_S:
+            yield Complaint(
+                ("boot_limit_s",),
+                f"expected at most {LONGEST_BOOT_S:g}: other baits take a job that waits for 15 minutes for left alone",
+                "mend the image: a boot takes seconds",
+            )
         names = ("fence_pause_s", "fence_resume_s", "lrms_gives_up_s")
         for earlier, later in pairwise(names):
             least, most = fields.get(earlier), fields.get(later)
