@@ -3,7 +3,8 @@
 from collections import deque
 from dataclasses import dataclass
 
-from tests.model.moves import Rules, bounded, moves, settle
+from tests.model.moves import moves, settle
+from tests.model.rules import Rules, bounded
 from tests.model.state import World, initial
 
 

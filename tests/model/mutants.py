@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tests.model.explore import Verdict, explore
-from tests.model.moves import EVERY_FAULT, Rules
+from tests.model.rules import EVERY_FAULT, Rules
 
 FEW = frozenset({"bait journal", "host journal", "vm", "cut", "starter"})
 

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.model.explore import explore
-from tests.model.moves import Rules
 from tests.model.mutants import AS_BUILT, MUTANTS, Case
+from tests.model.rules import Rules
 
 
 def name(case: Case) -> str:
