@@ -15,7 +15,8 @@ def adoptable(domains: Iterable[Domain], known: Mapping[Generation, Vm], host: s
 
     One that is paused counts as fenced by a silence that began nobody knows when: its record is younger than that.
     Such a VM may be running somebody's job, so it is recorded as STARTED: only the bait's Release, which rests
-    on what the LRMS says, or the VM's own death ends it. Domains of other hosts or without our metadata are
+    on what the LRMS says, or the VM's own death ends it. One that has died already is taken up too, or nobody would
+    remove it, and its slot's name would be taken for ever. Domains of other hosts or without our metadata are
     nobody's business here (I13).
     """
     adopted = []
@@ -23,7 +24,7 @@ def adoptable(domains: Iterable[Domain], known: Mapping[Generation, Vm], host: s
         ours = domain.ours
         if ours is None or ours.host != host or ours.generation in known:
             continue
-        if domain.state in (DomainState.RUNNING, DomainState.PAUSED):
+        if domain.state is not DomainState.ABSENT:
             adopted.append(_record(domain, ours, now))
     return tuple(adopted)
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from hostmaster.domain import domain_xml, read_domain
 from hostmaster.keeper import run_json
+from hostmaster.lifecycle import Facts, Times, decide
 from hostmaster.reconcile import adoptable, leftovers
 from hostmaster.specify import Site, specify
 from hostmaster.world import Accelerator, DomainState
@@ -39,11 +40,17 @@ def test_all_that_adoption_needs_survives_the_way_through_the_domains_xml() -> N
     [
         dataclasses.replace(OURS, ours=None),
         a_domain(VM, host="h2", run=run_json(VM)),
-        a_domain(VM, state=DomainState.STOPPED, run=run_json(VM)),
     ],
 )
-def test_strangers_other_hosts_and_dead_domains_are_not_taken_up(domain: object) -> None:
+def test_strangers_and_domains_of_other_hosts_are_not_taken_up(domain: object) -> None:
     assert adoptable((domain,), {}, "h1", 200.0) == ()  # type: ignore[arg-type]
+
+
+def test_a_domain_that_has_died_is_taken_up_to_be_removed() -> None:
+    # simulation, seed 3244: a VM died while its host had lost its journal; its slot could not be used any more
+    (vm,) = adoptable((a_domain(VM, state=DomainState.STOPPED, run=run_json(VM)),), {}, "h1", 200.0)
+    seen = Facts(now=200.0, domain=DomainState.STOPPED, overlay=True)
+    assert decide(vm, seen, Times()).vm.phase is VmPhase.DESTROYING
 
 
 def test_a_generation_on_record_is_not_taken_up_again() -> None:
