@@ -3,7 +3,7 @@
 import copy
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -19,6 +19,23 @@ ANSWER_LIMIT_S = 10.0
 """How long a bait waits for the LRMS (bait.yaml's lrms.timeout_s)."""
 MEMORY_S = 5.0
 """How much a controller loses that dies between two saves of its state."""
+
+
+class _Nodes(Mapping[str, NodeView]):
+    """The nodes' table; only who is looked up is described, for a bait looks up one of thousands."""
+
+    def __init__(self, nodes: dict[str, FakeNode], view: Callable[[FakeNode], NodeView]) -> None:
+        self._nodes = nodes
+        self._view = view
+
+    def __getitem__(self, name: str) -> NodeView:
+        return self._view(self._nodes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
 
 
 class Controller(FakeLrms):
@@ -148,6 +165,9 @@ class Controller(FakeLrms):
         if job.state is JobState.RUNNING:
             self.requeued(job, "its user requeued it")
             self._leave(job, lambda: self._requeue(job, ""))
+
+    async def nodes(self) -> Mapping[str, NodeView]:
+        return _Nodes(self.all_nodes, self._node_view)
 
     # --- amnesia ---
 
