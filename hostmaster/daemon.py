@@ -322,5 +322,5 @@ def _row(vm: Vm) -> dict[str, Any]:
         "environment": vm.environment,
         "shape": _room(vm.shape),
         "since": vm.since,
-        "text": vm.text,
+        "text": vm.text if vm.fenced is None else "paused: no contact with the LRMS",
     }

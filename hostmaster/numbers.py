@@ -49,6 +49,7 @@ class Numbers:
         phases = Counter(str(vm.phase) for vm in vms)
         metrics = self._metrics
         metrics.set_all("wnod_hostmaster_vms", "phase", {phase: float(n) for phase, n in phases.items()})
+        metrics.set("wnod_hostmaster_vms_fenced", sum(vm.fenced is not None for vm in vms))
         metrics.set("wnod_hostmaster_hypervisor_up", 0 if keeper.away else 1)
         free = capacity.free(host, vms)
         for kind, room in (("total", host.total), ("free", free)):
