@@ -75,7 +75,7 @@ def asked(world: World, rules: Rules, at: int, lease: Lease, late: bool) -> tupl
 
 
 def hear(world: World, rules: Rules, at: int, host: Host) -> World:
-    """The host's whole inventory, and what it says of leases that are over."""
+    """The host's inventory, which is whole if libvirt answers, and what it says of leases that are over."""
     views = []
     for lease in host.leases:
         vm = next((vm for vm in host.vms if vm.lease == lease.id), None)
@@ -86,7 +86,7 @@ def hear(world: World, rules: Rules, at: int, host: Host) -> World:
             views.append(View(lease.id, "lost"))
         elif vm is None and old is not None and old.word != "vm":
             views.append(old)
-    world = put(world, at, views=tuple(views), heard=True)
+    world = put(world, at, views=tuple(views), heard=not host.away or "R13" in rules.without)
     if host.cut or "R8" in rules.without:
         return world
     known = {lease.id for lease in host.leases}
@@ -149,7 +149,7 @@ def _request(world: World, rules: Rules, at: int, lease: Lease) -> World:
         vms, slot = host.vms, free[0] if free else -1
     else:
         vms, slot = product.admitted(host.vms, lease.id, lease.restart, rules.slots)
-    if slot < 0:
+    if slot < 0 or host.away:
         denied = (*(view for view in host.views if view.lease != lease.id), View(lease.id, "denied"))
         return put(world, at, vms=vms, views=denied)
     new = Vm(host.given + 1, slot, lease.id, lease.restart)
@@ -165,6 +165,8 @@ def release(world: World, rules: Rules, at: int, lease: int, generation: int) ->
         mine = next(iter(host.vms), None)
     if mine is not None:
         return put(world, at, vms=swap(host.vms, mine, product.released(mine)))
+    if host.away:
+        return world  # postponed until libvirt has shown whether there is such a VM
     others = tuple(view for view in host.views if view.lease != lease)
     known = any(x.id == lease for x in host.leases)
     return put(world, at, views=(*others, View(lease, "released"))) if known else world

@@ -1,5 +1,7 @@
 """Self-fencing (R9, ADR 0008): what pauses a VM with a job, what lets it go on, and above all what does not."""
 
+import contextlib
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
+import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import reactor
 from twisted.internet.task import Clock
 
-from hostmaster.contact import LOOK_EVERY_S, Contact
+from hostmaster.contact import LOOK_EVERY_S, Contact, tcp
 from hostmaster.lifecycle import GAVE_UP_S, Deed, Facts, Step, Times, decide
 from hostmaster.reconcile import adoptable
 from hostmaster.world import DomainState
@@ -307,3 +311,39 @@ def test_a_hostmaster_that_dies_while_a_vm_is_paused_lets_it_go_on_after_its_res
     cut_off(site, False)
     site.until(lambda: not paused(site), 60.0)
     assert site.running(job)
+
+
+# --- the question itself, over loopback ------------------------------------------------------------------
+
+
+def listening() -> socket.socket:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(1)
+    return sock
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_accepted_connection_is_an_answer() -> None:
+    with listening() as sock:
+        assert await tcp(reactor, f"ctl.site:{sock.getsockname()[1]}", {"ctl.site": "127.0.0.1"})()
+        sock.settimeout(5.0)
+        sock.accept()[0].close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_connection_is_an_answer_too() -> None:
+    with listening() as sock:
+        port = sock.getsockname()[1]
+    assert await tcp(reactor, f"127.0.0.1:{port}", {})()
+
+
+@pytest_twisted.ensureDeferred
+async def test_silence_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostmaster.contact.ANSWER_S", 0.3)
+    with listening() as sock, contextlib.ExitStack() as crowd:
+        for _ in range(4):  # more than its queue takes: the kernel drops what comes then
+            other = crowd.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(sock.getsockname())
+        assert not await tcp(reactor, f"127.0.0.1:{sock.getsockname()[1]}", {})()
