@@ -9,7 +9,7 @@ from tests.model.mutants import AS_BUILT, LONG, MUTANTS, Case
 def line(case: Case) -> bool:
     """Print one line; True if it is as expected."""
     if case.elsewhere:
-        print(f"{case.rule:4} not visible with one job; tried by {case.elsewhere}")
+        print(f"{case.rule:4} not visible here; tried by {case.elsewhere}")
         return True
     began = time.perf_counter()
     verdict = case.run()

@@ -16,10 +16,13 @@ def fault_moves(world: World, rules: Rules) -> Moves:
                 yield f"FAULT {at}: {what}", after
     if "user" in rules.faults and world.job.state == "pending":
         yield "FAULT: the user cancels", job(world, state="done", where=-1)._replace(cancelled=True)
+    starting = any(domain.launch >= 0 for host in world.hosts for domain in host.domains)
     if "amnesia" in rules.faults and world.before is not None and world.before != world.job:
         yield (
             "FAULT: the LRMS forgets its last change",
-            world._replace(job=world.before, before=world.before, forgot=True, starts=world.starts - int(world.ran)),
+            world._replace(
+                job=world.before, before=world.before, forgot=True, starts=world.starts - int(world.ran or starting)
+            ),
         )
 
 

@@ -72,6 +72,9 @@ def _gate(world: World, rules: Rules, at: int, host: Host, domain: Domain, who: 
     if not current(world, at, domain, domain.launch) and not host.cut:
         yield f"{who}: drops a launch that is not current", dropped
         return
+    if domain.told and domain.marker == domain.launch:
+        yield f"{who}: its marker stops a second start", dropped if host.cut else requeue(dropped)
+        return
     if domain.told:
         yield f"{who}: USER CODE STARTS", _start(world, at, host, domain)
         return
@@ -90,11 +93,8 @@ def _gate(world: World, rules: Rules, at: int, host: Host, domain: Domain, who: 
 
 
 def _start(world: World, at: int, host: Host, domain: Domain) -> World:
-    """User code; the guest's marker lets each run start once in a boot."""
-    started = domain._replace(launch=-1, told=False, run=domain.launch)
-    again = domain.run == domain.launch
-    starts = world.starts + int(not again)
-    return put(world, at, domains=swap(host.domains, domain, started))._replace(starts=starts, ran=True)
+    started = domain._replace(launch=-1, told=False, run=domain.launch, marker=domain.launch)
+    return put(world, at, domains=swap(host.domains, domain, started))._replace(starts=world.starts + 1, ran=True)
 
 
 def _finish(world: World, at: int, host: Host, domain: Domain, who: str) -> Moves:

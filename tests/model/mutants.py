@@ -37,9 +37,10 @@ AS_BUILT = (
     Case("", "as built, two slots, 1 fault", Rules(most=1, slots=2)),
     Case("", "as built, two hosts, cut off or a VM dies", Rules(faults=frozenset({"cut", "vm"}), most=1), hosts=2),
     Case("", "as built, two hosts, a bait dies for good", Rules(faults=frozenset({"bait dead"}), most=1), hosts=2),
-    Case("", "as built, the LRMS loses its last change", Rules(faults=frozenset({"amnesia"}), most=1)),
+    Case("", "as built, the LRMS loses its last change, twice", Rules(faults=frozenset({"amnesia"}), most=2)),
 )
 LONG = (
+    Case("", "as built, the LRMS forgets, the host is cut off", Rules(faults=frozenset({"amnesia", "cut"}), most=2)),
     Case("", "as built, any 2 faults", Rules(most=2)),
     Case("", "as built, 3 of the faults that last", Rules(faults=FEW, most=3)),
     Case("", "as built, two hosts, 1 fault", Rules(most=1, faults=EVERY_FAULT | {"bait dead"}), hosts=2),
@@ -54,6 +55,7 @@ MUTANTS = (
         "R3", "the bait requeues by a command, whose repetition arrives", without("R3: one exit"), "refused that asked"
     ),
     Case("R4", "the gate lets every run start", without("R4", *EVERY_FAULT, most=2), "not bound to that run"),
+    Case("R4", "", Rules(), elsewhere="tests/unit/image/test_guest_gate.py (the guest's marker)"),
     Case("R5", "a release names no lease and no generation", without("R5", "vm", "starter", echo=True), "destroyed"),
     Case("R6", "any run counts as the lease's own", without("R6", "bait node"), "older one"),
     Case("R7", "a VM lost before the job is in it is not noticed", without("R7", "vm"), "never ends"),

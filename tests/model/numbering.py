@@ -12,7 +12,7 @@ def renumbered(world: World) -> World:
     domains = [x for host in world.hosts for x in host.domains]
     nodes = [x for host in world.hosts for x in host.nodes]
     runs = [world.job.restart, *(x.restart for x in leases), *(x.asked for x in vms), *(x.asked for x in domains)]
-    runs += [x for domain in domains for x in (domain.launch, domain.run) if x >= 0]
+    runs += [x for domain in domains for x in (domain.launch, domain.run, domain.marker) if x >= 0]
     runs += [host.starter.restart for host in world.hosts if host.starter is not None]
     runs += [host.deed.restart for host in world.hosts if host.deed is not None]
     runs += [world.before.restart] if world.before is not None else []
@@ -84,4 +84,5 @@ class _Less:
             generation=domain.generation - self.made, lease=domain.lease - self.lease, asked=domain.asked - self.run,
             launch=domain.launch - self.run if domain.launch >= 0 else -1,
             run=domain.run - self.run if domain.run >= 0 else -1,
+            marker=domain.marker - self.run if domain.marker >= 0 else -1,
         )  # fmt: skip

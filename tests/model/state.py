@@ -69,7 +69,7 @@ class Vm(NamedTuple):
 
 
 class Domain(NamedTuple):
-    """A VM that exists. `launch`: a run whose start the guest asks for; `told`: the gate said yes; `run`: user code."""
+    """A VM that exists. `launch`: a run whose start is asked for; `told`: the gate said yes; `run`: user code."""
 
     generation: int
     slot: int
@@ -80,6 +80,8 @@ class Domain(NamedTuple):
     launch: int = -1
     told: bool = False
     run: int = -1
+    marker: int = -1
+    """The guest's own mark of the last run that started in this boot: none starts twice."""
 
 
 class Deed(NamedTuple):
