@@ -26,6 +26,7 @@ class Cluster:
         self.lrms = Controller(self.world, self.judge.trace)
         self.lrms.started = self._job_started
         self.lrms.left = self._job_leaves
+        self.lrms.unreachable = self._unreachable
         self.lrms.requeued = self._job_requeued
         self.jobs_by_lease: dict[str, str] = {}
         self.run_s: dict[str, float] = {}
@@ -123,6 +124,13 @@ class Cluster:
                 guest.kill(program)
                 self.judge.finish(guest, program, "killed by the batch system")
 
+    def _unreachable(self, job: FakeJob) -> bool:
+        if job.node in self._by_bait:
+            return self._by_bait[job.node].cut_off
+        node = self.lrms.all_nodes.get(job.node or "")
+        guest = self.guest_of(job.node) if job.node is not None else None
+        return node is not None and node.up and guest is not None and not guest.reachable
+
     def _job_requeued(self, job: FakeJob, why: str) -> None:
         guest = self.guest_of(job.node) if job.node in self._by_node else None
         program = guest.runs(job.id) if guest is not None else None
@@ -155,8 +163,7 @@ class Cluster:
     def bait_given_up(self, site: Site) -> None:
         """The controller has not heard of that bait for so long that the jobs on it go back to the queue."""
         if site.cut_off:
-            for job in self.lrms._jobs_on(site.bait_name):
-                self.lrms._requeue(job, "")
+            self.lrms.node_fails(site.bait_name)
 
     def register_again(self, node: str) -> None:
         """A node's daemon and the controller compare what should run there."""

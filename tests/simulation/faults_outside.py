@@ -148,7 +148,7 @@ def host_cut_off(nemesis: Nemesis, site: Site) -> str:
         guest.cut_off = True
         cluster.contact(guest)
     bait_down = cluster.world.callLater(300.0, cluster.bait_given_up, site)
-    seconds = nemesis.rng.choice((60.0, 140.0, 330.0, 500.0)) * (0.5 + nemesis.rng.random())
+    seconds = nemesis.rng.choice((60.0, 140.0, 330.0, 500.0, 1300.0)) * (0.5 + nemesis.rng.random())
 
     def heal() -> None:
         site.cut_off = site.trouble.cut = False

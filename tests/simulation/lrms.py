@@ -50,6 +50,9 @@ class Controller(FakeLrms):
         self.requeued: Callable[[FakeJob, str], None] = lambda job, why: None
         self.left: Callable[[FakeJob], None] = lambda job: None
         """The job leaves its node: whatever still runs of it there is killed."""
+        self.unreachable: Callable[[FakeJob], bool] = lambda job: False
+        """The node's daemon cannot be asked whether anything of the job is left."""
+        self._leaving: dict[str, Callable[[], None]] = {}
         self.outcome: dict[str, str] = {}
         """How each job ended."""
 
@@ -110,8 +113,20 @@ class Controller(FakeLrms):
         super()._start(job, node)
 
     def _leave(self, job: FakeJob, then: Callable[[], None]) -> None:
+        """As Slurm does: a job stays COMPLETING until its node has said that nothing of it is left, or is down."""
         self.left(job)
-        super()._leave(job, then)
+        job.state, job.word, run = JobState.LEAVING, "COMPLETING", job.run
+        self._leaving[job.id] = then
+
+        def settled() -> None:
+            if job.state is not JobState.LEAVING or job.run != run or self.all_jobs.get(job.id) is not job:
+                return
+            if self.unreachable(job):
+                self.clock.callLater(1.0, settled)
+            else:
+                then()
+
+        self.clock.callLater(self.settle_s, settled)
 
     def _off(self, job: FakeJob) -> None:
         for jobs in self._on.values() if job.node is None else (self._on.get(job.node, {}),):
@@ -155,7 +170,9 @@ class Controller(FakeLrms):
         for job in self._jobs_on(name):
             self.requeued(job, "its node failed")
             self.left(job)
-            if job.requeue:
+            if job.state is JobState.LEAVING:
+                self._leaving[job.id]()
+            elif job.requeue:
                 self._requeue(job, "")
             else:
                 self._end(job, "NODE_FAIL")

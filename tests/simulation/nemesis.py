@@ -41,7 +41,8 @@ class Nemesis:
         # As in FoundationDB's simulations: not every seed has every kind, so that kinds also meet in small company.
         self.kinds = [kind for kind in chosen if len(chosen) <= 3 or self.rng.random() < 0.5]
         long = bool({"vm-cut-off", "host-cut-off"} & set(self.kinds))
-        self.until = cluster.world.now + (LONG_END_S if long else END_S if self.kinds else 1.0)
+        longest = self.rng.choice((LONG_END_S, LONG_END_S, 2 * LONG_END_S))
+        self.until = cluster.world.now + (longest if long else END_S if self.kinds else 1.0)
         self._begin()
 
     def _begin(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.simulation.cluster import Cluster
 from tests.simulation.faults import FAULTS
 from tests.simulation.judge import Judge
+from tests.simulation.mutants import MUTANTS, without
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.play import Result, play, stand_ins
 
@@ -33,9 +34,19 @@ def test_a_day_with_one_kind_of_faults(kind: str) -> None:
     assert result.faults[kind] > 0
 
 
-@pytest.mark.parametrize("seed", range(1000, 1024))
+@pytest.mark.parametrize("seed", range(1000, 1030))
 def test_a_day_with_faults_of_all_kinds(seed: int) -> None:
     well(play(seed, 8, 60, ("all",)))
+
+
+@pytest.mark.parametrize("rule", MUTANTS)
+def test_daemons_without_a_rule_are_found_out(rule: str) -> None:
+    """The simulation is worth its time only if it notices what it is there to notice."""
+    with without(rule) as kinds:
+        days = (play(seed, 8, 60, kinds) for seed in range(1, 13))
+        found = next((day for day in days if day.breaches), None)
+    assert found is not None, f"nothing noticed that there is no {MUTANTS[rule][0].__doc__}"
+    print(f"{MUTANTS[rule][0].__doc__} Seed {found.seed}: {found.breaches[0]}")
 
 
 def test_a_day_is_the_same_whenever_it_is_played() -> None:

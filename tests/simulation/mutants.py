@@ -1,0 +1,108 @@
+"""Daemons with one rule taken out, to see that the simulation notices: patches of the real code, made by a test."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from bait import job as jobs
+from bait.lease import Deed, Step
+from bait.rescue import Rescue
+from hostmaster import capacity, lifecycle
+from hostmaster.keeper import Keeper
+from hostmaster.lifecycle import Verdict, Vm
+from hostmaster.world import DomainState
+from protocol.messages import VmPhase
+
+Mutant = Callable[[contextlib.ExitStack], None]
+
+
+def _patch(stack: contextlib.ExitStack, target: object, name: str, new: object) -> None:
+    stack.enter_context(mock.patch.object(target, name, new))
+
+
+def gate_says_yes(stack: contextlib.ExitStack) -> None:
+    """R4: every run may start in every VM."""
+
+    def may_start(vm: Vm, ask: Any, now: float) -> Verdict:
+        return Verdict(vm, True)
+
+    _patch(stack, lifecycle, "may_start", may_start)
+
+
+def start_not_journalled(stack: contextlib.ExitStack) -> None:
+    """R1: the guest hears Allow, and the record does not say so."""
+    real = lifecycle.may_start
+
+    def may_start(vm: Vm, ask: Any, now: float) -> Verdict:
+        return replace(real(vm, ask, now), vm=vm)
+
+    _patch(stack, lifecycle, "may_start", may_start)
+
+
+def unknown_is_absent(stack: contextlib.ExitStack) -> None:
+    """R13: a hypervisor that does not answer has no domains."""
+    real = lifecycle.decide
+
+    def decide(vm: Vm, facts: Any, times: Any) -> Any:
+        gone = replace(facts, domain=DomainState.ABSENT, overlay=False) if facts.domain is None else facts
+        return real(vm, gone, times)
+
+    _patch(stack, lifecycle, "decide", decide)
+
+
+def nobody_fences(stack: contextlib.ExitStack) -> None:
+    """R9: a host that is cut off lets its VMs run."""
+    _patch(stack, Keeper, "look_for_contact", lambda self: None)
+
+
+def nobody_rescues(stack: contextlib.ExitStack) -> None:
+    """R12: what a bait has forgotten stays where it is."""
+    _patch(stack, Rescue, "look", lambda self: None)
+
+
+def target_stays(stack: contextlib.ExitStack) -> None:
+    """R11: a job that comes back keeps the node it was sent to: a lease in RETURNING just ends."""
+    real = jobs.decide
+
+    def decide(lease: Any, facts: Any, times: Any) -> Any:
+        step = real(lease, facts, times)
+        if step.deed is Deed.GIVE_BACK:
+            return Step(jobs.done(lease, Deed.GIVE_BACK, facts.now))
+        return step
+
+    _patch(stack, jobs, "decide", decide)
+    nobody_rescues(stack)  # it would undo the harm a quarter of an hour later
+
+
+def doubt_costs_nothing(stack: contextlib.ExitStack) -> None:
+    """R14: only VMs that are known to run are charged."""
+    real = capacity.free
+    sure = frozenset({VmPhase.BOOTING, VmPhase.READY, VmPhase.BOUND, VmPhase.STARTED})
+
+    def free(host: Any, vms: Any) -> Any:
+        return real(host, [vm for vm in vms if vm.phase in sure])
+
+    _patch(stack, capacity, "free", free)
+
+
+MUTANTS: dict[str, tuple[Mutant, tuple[str, ...]]] = {
+    "R1": (start_not_journalled, ()),
+    "R4": (gate_says_yes, ()),
+    "R9": (nobody_fences, ("host-cut-off", "clock-jump")),
+    "R11": (target_stays, ("vm-death",)),
+    "R12": (nobody_rescues, ("amnesia",)),
+    "R13": (unknown_is_absent, ("libvirt-away",)),
+    "R14": (doubt_costs_nothing, ()),
+}
+"""Rule -> what takes it out, and the faults under which that shows."""
+
+
+@contextlib.contextmanager
+def without(rule: str) -> Iterator[tuple[str, ...]]:
+    """The daemons without that rule; gives the faults to play."""
+    mutate, kinds = MUTANTS[rule]
+    with contextlib.ExitStack() as stack:
+        mutate(stack)
+        yield kinds
