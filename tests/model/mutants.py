@@ -39,9 +39,10 @@ AS_BUILT = (
     Case("", "as built, two hosts, a bait dies for good", Rules(faults=frozenset({"bait dead"}), most=1), hosts=2),
     Case("", "as built, the LRMS loses its last change, twice", Rules(faults=frozenset({"amnesia"}), most=2)),
 )
-LONG = (
+LONG = (  # only with --long
     Case("", "as built, the LRMS forgets, the host is cut off", Rules(faults=frozenset({"amnesia", "cut"}), most=2)),
     Case("", "as built, any 2 faults", Rules(most=2)),
+    Case("", "as built, any 3 faults (5 minutes, 2.5 GiB)", Rules(most=3)),
     Case("", "as built, 3 of the faults that last", Rules(faults=FEW, most=3)),
     Case("", "as built, two hosts, 1 fault", Rules(most=1, faults=EVERY_FAULT | {"bait dead"}), hosts=2),
 )
