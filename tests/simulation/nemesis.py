@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from tests.simulation.cluster import Cluster
 from tests.simulation.journal import POINTS
+from tests.simulation.lrms import MEMORY_S
 from tests.simulation.site import Site
 
 DAEMONS = ("host", "bait")
@@ -15,7 +16,7 @@ CRASH_POINTS = {
 }  # fmt: skip
 
 BEGIN_S, END_S = 8.0, 220.0
-LONG_END_S = 800.0
+LONG_END_S = 700.0
 """Time for machines to be given up by the controller, which takes 300 s."""
 GAP_S = 2.5
 """Mean time between two faults of the whole cluster, for 8 hosts; fewer hosts have fewer."""
@@ -30,6 +31,7 @@ class Nemesis:
         self.rng = cluster.rng("nemesis")
         self.done: Counter[str] = Counter()
         self._over = False
+        self._last = cluster.world.now
         self._next_amnesia = 0.0
         self.changed: set[str] = set()
         """Jobs that their users have changed: another change might only undo the harm of the first."""
@@ -53,9 +55,14 @@ class Nemesis:
         while at < END_S - 10.0:
             at += self.rng.expovariate(1 / gap)
             self.cluster.world.callLater(at, self._strike, self.rng.choice(self.kinds))
+        self._last = self.cluster.world.now + at + MEMORY_S
         if "late-vm" in self.kinds:
             self.cluster.late_guests = self.rng.choice((0.05, 0.3))
             self.done["late-vm"] += 1
+
+    def spent(self) -> bool:
+        """No fault is to come, and none lasts."""
+        return self.cluster.world.now > self._last and not self._ends
 
     def _strike(self, kind: str) -> None:
         if self._over:

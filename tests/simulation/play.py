@@ -65,9 +65,11 @@ def play(seed: int, hosts: int, jobs: int, kinds: tuple[str, ...] = (), *, logs:
     began = time.process_time()
     judge = Judge()
     gc.disable()  # at a moment of its own choosing it would cost more than all the rest
+    gc.freeze()  # what is there already is not looked at again at the end
     with stand_ins(), watched(judge, logs):
         result = _played(judge, (seed, hosts, jobs, kinds), job)
         gc.collect()  # a Deferred complains when it is collected
+    gc.unfreeze()
     gc.enable()
     result.breaches = [str(breach) for breach in judge.breaches]
     result.seconds = time.process_time() - began
@@ -79,7 +81,7 @@ def _played(judge: Judge, day: tuple[int, int, int, tuple[str, ...]], job: str) 
     cluster = Cluster(seed, hosts, judge)
     _submit(cluster, jobs)
     nemesis = Nemesis(cluster, kinds, FAULTS)
-    cluster.run(nemesis.until)
+    cluster.run(nemesis.until, stop=nemesis.spent)
     if not judge.breaches:
         nemesis.end()
         cluster.world.callLater(READS_S, _users_read, cluster)
