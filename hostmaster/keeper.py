@@ -98,6 +98,8 @@ class Keeper:
         for vm in reconcile.adoptable(domains, self.vms, self.host, self.clock.seconds()):
             self.log.warn("adopted {vm} of lease {lease}: not in the journal", vm=vm.key, lease=vm.lease)
             self.journal.raise_number("generation", vm.generation)
+            if self.contact is not None:
+                self.contact.assume()
             self.guests.open(vm.key)
             self.put(vm)
         for name in reconcile.leftovers(await self.images.overlays(), self.vms.values(), domains):

@@ -257,6 +257,15 @@ def test_a_host_that_is_cut_off_pauses_its_job_before_slurm_would_start_it_elsew
     site.until(lambda: not paused(site), 20.0)
 
 
+def test_a_host_that_loses_its_journal_while_it_is_cut_off_fences_all_the_same(site: Site) -> None:
+    # simulation, seed 7178: nothing was fenced, the job ran twice at once
+    runs(site)
+    cut_off(site)
+    site.run(5.0)
+    site.crash_host(lose_journal=True)
+    site.until(lambda: paused(site), 120.0)
+
+
 def test_a_controller_that_was_away_for_long_costs_a_pause_and_no_job(site: Site) -> None:
     job = runs(site)
     cut_off(site)
