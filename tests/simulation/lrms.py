@@ -84,6 +84,8 @@ class Controller(FakeLrms):
             if node is not None:
                 if node.name in free:
                     free[node.name] -= job.cpus
+                    if not free[node.name]:
+                        del free[node.name]
                 self._start(job, node)
 
     def _free(self, node: FakeNode) -> int:
@@ -92,7 +94,7 @@ class Controller(FakeLrms):
         return node.cpus - sum(job.cpus for job in self._on.get(node.name, {}).values())
 
     def _place_in(self, job: FakeJob, free: dict[str, int]) -> FakeNode | None:
-        names = job.required_nodes or (tuple(free) if job.partition == self.home else ())
+        names = job.required_nodes or (free if job.partition == self.home else ())
         wishes = frozenset(job.wishes.split("&")) - {""}
         for name in names:
             node = self.all_nodes.get(name)
