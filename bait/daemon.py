@@ -122,7 +122,7 @@ class BaitDaemon:
 
     def _publish(self) -> None:
         self.metrics.set("wnod_bait_lrms_up", int(self.opening.up))
-        self.metrics.set("wnod_bait_open", int(self.opening.gate.open and not self.opening.human))
+        self.metrics.set("wnod_bait_open", int(self.opening.is_open))
 
     def _vouch(self) -> None:
         """Say which runs the LRMS was just seen to have in their VMs; without that word they may be paused."""
@@ -183,15 +183,14 @@ class BaitDaemon:
 
     def snapshot(self) -> Mapping[str, Any]:
         """What `wnod status` and `wnod jobs` show."""
-        gate = self.opening.gate
         return {
             "role": "bait",
             "bait": self.config.bait,
             "epoch": self.journal.epoch,
             "host": self.config.hostmaster.name,
             "link": self.view.linked,
-            "open": gate.open and not self.opening.human,
-            "reason": f"closed by a human: {self.opening.human}" if self.opening.human else gate.reason,
+            "open": self.opening.is_open,
+            "reason": self.opening.reason,
             "lrms": "ok" if self.opening.up else "away",
             "jobs": [_row(lease) for lease in self.follower.leases.values()],
             "past": [_row(lease) for lease in self.follower.past],

@@ -31,6 +31,8 @@ class Opening:
     gate: Gate = field(init=False)
     human: str = ""
     """A human's reason, if a human has closed the node."""
+    is_open: bool = False
+    """True if the LRMS was last seen, or made, to send jobs here: the fact, where `gate` is the intent."""
     up: bool = True
     """False while the LRMS does not answer."""
     log: Logger = field(default_factory=lambda: Logger("bait.opening"))
@@ -42,6 +44,15 @@ class Opening:
     def kick(self) -> None:
         """The host's capacity or the link has changed."""
         self.duties.kick("gate")
+
+    @property
+    def reason(self) -> str:
+        """Why no jobs are sent here; empty if they are."""
+        if self.human:
+            return f"closed by a human: {self.human}"
+        if self.is_open or self.gate.reason:
+            return self.gate.reason
+        return "the LRMS does not see the bait's node up and open yet"
 
     def limits(self) -> Limits:
         """As configured; by default room for the smallest job that says nothing."""
@@ -77,13 +88,17 @@ class Opening:
         closed = node.state is NodeState.CLOSED_BY_US
         if self.gate.open and closed:
             await self.lrms.open_node(self.bait)
+            self.is_open = True
             self.log.info("{bait} opened", bait=self.bait)
             self.told(True)
         elif not self.gate.open and node.state in (NodeState.READY, NodeState.BUSY):
             await self.lrms.close_node(self.bait, self.gate.reason)
+            self.is_open = False
             self.log.info("{bait} closed: {reason}", bait=self.bait, reason=self.gate.reason)
             self.told(False)
-        elif not self.gate.open and closed and _gist(node.reason) != _gist(self.gate.reason):
+        else:
+            self.is_open = self.gate.open and node.state in (NodeState.READY, NodeState.BUSY)
+        if not self.gate.open and closed and _gist(node.reason) != _gist(self.gate.reason):
             await self.lrms.close_node(self.bait, self.gate.reason)
 
     async def close(self) -> None:

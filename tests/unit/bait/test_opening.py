@@ -162,3 +162,26 @@ def test_a_daemon_that_stops_while_the_lrms_is_away_stops_all_the_same(case: Cas
     done = Deferred.fromCoroutine(case.opening.close())
     case.run(0.1)
     assert done.called
+
+
+def test_a_bait_calls_itself_open_only_when_the_lrms_has_it_open(case: Case) -> None:
+    case.run(1)
+    assert not case.opening.is_open
+    case.lrms.away = True
+    case.run(30)
+    assert case.opening.gate.open
+    assert not case.opening.is_open
+    assert "the LRMS does not see" in case.opening.reason
+    case.lrms.away = False
+    case.run(5)
+    assert case.state() is NodeState.READY
+    assert (case.opening.is_open, case.opening.reason) == (True, "")
+
+
+def test_a_bait_that_a_human_closed_says_so_and_is_not_open(case: Case) -> None:
+    case.run(30)
+    assert case.opening.is_open
+    case.lrms.drain(BAIT, "new disks")
+    case.run(15)
+    assert not case.opening.is_open
+    assert case.opening.reason == "closed by a human: new disks"
