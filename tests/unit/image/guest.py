@@ -1,5 +1,6 @@
 """The guest's scripts, run by a chosen shell against a pseudo-terminal in place of the virtio-serial port."""
 
+import contextlib
 import os
 import pty
 import select
@@ -39,6 +40,7 @@ class Guest:
         self._master, slave = pty.openpty()
         tty.setraw(slave, termios.TCSANOW)
         self._buffer = b""
+        self._heard = b""
         environment = {
             "PATH": os.environ["PATH"],
             "WNOD_LIB": str(self._scripts),
@@ -85,17 +87,21 @@ class Guest:
         """Say these lines as the hostmaster."""
         os.write(self._master, "".join(f"{line}\n" for line in lines).encode())
 
-    def line(self, word: str) -> str:
+    def line(self, word: str, patience: float = PATIENCE) -> str:
         """The next line from the guest that starts with this word; others are skipped."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while (left := deadline - time.monotonic()) > 0:
             while b"\n" in self._buffer:
                 line, _, self._buffer = self._buffer.partition(b"\n")
                 if line.split(b" ")[0] == word.encode():
                     return line.decode()
             if select.select([self._master], [], [], left)[0]:
-                self._buffer += os.read(self._master, 4096)
-        raise AssertionError(f"no line {word!r} from the guest in {PATIENCE} s; console:\n{self.said()}")
+                heard = os.read(self._master, 4096)
+                self._buffer += heard
+                self._heard += heard
+        raise AssertionError(
+            f"no line {word!r} from the guest in {patience} s; it said {self._heard!r}; console:\n{self.said()}"
+        )
 
     def said(self) -> str:
         """What the agent has written to the console."""
@@ -104,6 +110,12 @@ class Guest:
     def settle(self) -> None:
         """Return when the agent has dealt with everything that was sent before."""
         self.send("host 127.0.0.9 settled", "welcome 1 1", "go")
+        for _ in range(5):
+            # As the hostmaster does at each hello: a `ready` that was lost on the way is said again.
+            with contextlib.suppress(AssertionError):
+                self.line("ready", PATIENCE / 5)
+                return
+            self.send("welcome 1 1")
         self.line("ready")
 
     def start(self, *words: str, extra: dict[str, str] | None = None) -> "subprocess.Popen[str]":
