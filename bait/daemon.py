@@ -8,8 +8,8 @@ from typing import Any
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from bait.adoption import adopt
 from bait.follower import Follower
+from bait.hearing import hear
 from bait.hookserver import Answer, HookCall, HookServer
 from bait.hostview import HostView
 from bait.interception import Interception
@@ -19,9 +19,9 @@ from bait.lrms.slurm import slurm
 from bait.numbers import Numbers
 from bait.opening import Opening
 from bait.rescue import LOOK_EVERY_S, Rescue
-from protocol.ids import LeaseId, RequestId
+from protocol.ids import RequestId
 from protocol.link import BaitEnd, Tls
-from protocol.messages import BaitInventory, HostInventory, Renew, SrvMsg
+from protocol.messages import BaitInventory, Renew, SrvMsg
 from wnod.config import BaitConfig
 from wnod.journal import Journal
 from wnod.metrics import Metrics, serve_metrics
@@ -159,14 +159,7 @@ class BaitDaemon:
 
     def received(self, peer: str, message: SrvMsg) -> None:
         """One message of the hostmaster."""
-        lease = self.follower.leases.get(getattr(message, "lease", LeaseId("")))
-        for touched in sorted(self.view.heard(message, lease.target if lease is not None else None)):
-            self.follower.kick(touched)
-        if isinstance(message, HostInventory):
-            for vm in message.vms:
-                if vm.lease not in self.follower.leases:
-                    adopt(self.follower, self.lrms, vm)
-        self.opening.kick()
+        hear(message, self.follower, self.opening, self.lrms)
 
     # --- follower.Observer -------------------------------------------------------------------------------
 

@@ -66,7 +66,6 @@ class HostmasterDaemon:
         self.environments = Environments(catalogue, self.images, config.capacity, slots, now=reactor.seconds)
         self.guests = GuestChannels(reactor, f"{config.runtime}/guests", self._heard, self._qemu_uids)
         self.accelerator: accelerator.Proof | None = None
-        self.settled = False
         self._build(slots)
 
     def _build(self, slots: tuple[str, ...]) -> None:
@@ -202,7 +201,6 @@ class HostmasterDaemon:
             self.metrics.set("wnod_hostmaster_accelerator_info", 1, accelerator=proof.accelerator)
         self.accelerator = proof
         self.environments.obstacle = ""
-        self.settled = True
 
     # --- parts' questions ------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from bait.adoption import adopt
 from bait.follower import Follower
+from bait.hearing import hear
 from bait.hookserver import HookServer
 from bait.hostview import HostView
 from bait.interception import Interception
@@ -27,9 +27,9 @@ from hostmaster.lifecycle import Times, Vm
 from hostmaster.serve_baits import INVENTORY_EVERY_S, BaitService
 from hostmaster.serve_guests import GuestService
 from hostmaster.world import Accelerator, DomainSpec, HypervisorUnavailable
-from protocol.ids import BaitName, HostName, LeaseId, RequestId, VmName
+from protocol.ids import BaitName, HostName, RequestId, VmName
 from protocol.link import BaitEnd, HostEnd
-from protocol.messages import BaitInventory, FromBait, FromHost, HostInventory, Renew, SrvMsg
+from protocol.messages import BaitInventory, FromBait, FromHost, Renew, SrvMsg
 from tests.simulation.clock import Crash, Life
 from tests.simulation.hypervisor import Connection, Files, Libvirtd
 from tests.simulation.journal import Disk, DiskJournal
@@ -235,14 +235,7 @@ class BaitDaemon:
         self.opening.kick()
 
     def received(self, peer: str, message: SrvMsg) -> None:
-        lease = self.follower.leases.get(getattr(message, "lease", LeaseId("")))
-        for touched in sorted(self.view.heard(message, lease.target if lease is not None else None)):
-            self.follower.kick(touched)
-        if isinstance(message, HostInventory):
-            for vm in message.vms:
-                if vm.lease not in self.follower.leases:
-                    adopt(self.follower, self.lrms, vm)
-        self.opening.kick()
+        hear(message, self.follower, self.opening, self.lrms)
 
     # --- follower.Observer ---
 
