@@ -66,6 +66,15 @@ class Cluster:
         self.wait(lambda: self.job(job).get("JobState") == state)
         return self.job(job)
 
+    def back_in_the_queue(self, job: str) -> bool:
+        """Whether the job pends for its second run. Slurm counts the restart while the first run still completes."""
+
+        def pends() -> bool:
+            shown = self.job(job)
+            return (shown["Restarts"], shown["JobState"]) == ("1", "PENDING")
+
+        return self.wait(pends)
+
     def seen(self, job: str, restart: int = 0) -> dict[str, Any]:
         """What the starter saw, once it was called for that run."""
         path = self.lab.layout.home / "alice" / f"seen.{job}.{restart}"

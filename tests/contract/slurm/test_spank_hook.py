@@ -50,15 +50,13 @@ def test_199_parks_the_job(cluster: Cluster, options: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("options", [(), ("--no-requeue",)])
 def test_198_puts_the_job_back(cluster: Cluster, options: tuple[str, ...]) -> None:
     job = cluster.submit(*options, plan="exit 198")
-    assert cluster.wait(lambda: cluster.job(job)["Restarts"] == "1")
-    assert cluster.job(job)["JobState"] == "PENDING"
+    assert cluster.back_in_the_queue(job)
 
 
 @pytest.mark.parametrize("code", ["0", "1"])
 def test_a_starter_that_crashes_gives_the_job_back(cluster: Cluster, code: str) -> None:
     job = cluster.submit(plan=f"crash {code}")
-    assert cluster.wait(lambda: cluster.job(job)["Restarts"] == "1")
-    assert cluster.job(job)["JobState"] == "PENDING"
+    assert cluster.back_in_the_queue(job)
     assert "without a verdict" in (cluster.scratch / f"out.{job}").read_text()
 
 
@@ -134,8 +132,7 @@ def test_an_incomplete_hook_drains_the_bait_and_keeps_the_job(cluster: Cluster) 
     starter.chmod(0)
     try:
         job = cluster.submit()
-        assert cluster.wait(lambda: cluster.job(job)["Restarts"] == "1")
-        assert cluster.job(job)["JobState"] == "PENDING"
+        assert cluster.back_in_the_queue(job)
         assert "Prolog error" in cluster.command("sinfo", "-R")
     finally:
         os.chmod(starter, mode)
