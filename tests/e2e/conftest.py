@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from deploy.lab.lab import Lab
 from deploy.lab.layout import Layout
 from tests.e2e.world import LOGS, World
+from tests.turns import in_turn
 
 LAYOUT = Layout(Path("/var/lib/wnod-lab-e2e"), Path("/run/wne"), hosts=2)
 KEEP = "WNOD_E2E_KEEP"
@@ -34,9 +35,15 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 
 @pytest.fixture(scope="session")
-def _lab(request: pytest.FixtureRequest) -> Iterator[World]:
+def _turn() -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.skip("the lab needs root: namespaces, mounts and a bridge of its own")
+    with in_turn(LAYOUT):
+        yield
+
+
+@pytest.fixture(scope="session")
+def _lab(request: pytest.FixtureRequest, _turn: None) -> Iterator[World]:
     # The reactor that other tests use takes the signals for itself when it starts: ours must come after it.
     pytest_twisted.blockon(deferLater(reactor, 0))
     before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}

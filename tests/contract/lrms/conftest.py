@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 
 from tests.contract.lrms.slurm_world import SlurmSite, SlurmWorld, can_run
 from tests.contract.lrms.worlds import FakeWorld, World
+from tests.turns import in_turn
 
 
 @pytest.fixture(scope="session")
@@ -15,11 +16,12 @@ def site() -> Iterator[SlurmSite]:
     if can_run():
         pytest.skip(can_run())
     site = SlurmSite()
-    try:
-        site.up()
-        yield site
-    finally:
-        site.down()
+    with in_turn(site.lab.layout):
+        try:
+            site.up()
+            yield site
+        finally:
+            site.down()
 
 
 @pytest.fixture(params=["fake", pytest.param("slurm", marks=pytest.mark.real)])

@@ -16,6 +16,7 @@ import pytest
 from deploy.lab.lab import Lab
 from deploy.lab.layout import Layout
 from deploy.lab.slurmconf import FRAGMENT
+from tests.turns import in_turn
 
 HERE = Path(__file__).parent
 LAYOUT = Layout(Path("/var/lib/wnod-lab-spank"), Path("/run/wnod-lab-spank"))
@@ -105,7 +106,13 @@ def vm_node(lab: Lab) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def _turn() -> Iterator[None]:
+    with in_turn(LAYOUT):
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(_turn: None) -> Iterator[Cluster]:
     scratch = Path(tempfile.mkdtemp(prefix="wnod-spank-", dir="/tmp"))
     scratch.chmod(0o777)
     lab = Lab(LAYOUT)

@@ -17,6 +17,7 @@ from deploy.lab import cluster
 from deploy.lab.lab import Lab
 from deploy.lab.layout import PROJECT, Layout
 from deploy.lab.namespaces import LabError, wait_for
+from tests.turns import in_turn
 
 pytestmark = pytest.mark.real
 LAYOUT = Layout(Path("/var/lib/wnod-lab-life"), Path("/run/wnod-lab-life"), hosts=1)
@@ -52,9 +53,10 @@ def machine() -> dict[str, object]:
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     made = Lab(LAYOUT)
-    made.purge()
-    yield made
-    made.purge()
+    with in_turn(LAYOUT):
+        made.purge()
+        yield made
+        made.purge()
 
 
 def test_down_leaves_nothing(lab: Lab) -> None:
