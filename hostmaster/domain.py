@@ -19,6 +19,7 @@ from protocol.ids import (
     EnvironmentField,
     GenerationField,
     HostNameField,
+    LeaseId,
     LeaseIdField,
     Shape,
     Uid,
@@ -45,8 +46,9 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     host: HostNameField
     slot: VmNameField
     generation: GenerationField
-    lease: LeaseIdField
-    bait: BaitNameField
+    lease: LeaseIdField | None = None
+    """With `bait`, absent for a spare."""
+    bait: BaitNameField | None = None
     owner: Uid
     environment: EnvironmentField
     image: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -78,7 +80,9 @@ def domain_xml(spec: DomainSpec, owners: bool = True) -> str:
     """
     ours, shape = spec.ours, spec.ours.shape
     domain = _domain(spec.accelerator, ours.slot, spec.uuid, shape.cpus, shape.memory_mib)
-    domain.insert(0, _metadata(ours))
+    metadata = Element("metadata")
+    metadata.append(_kept(ours))
+    domain.insert(0, metadata)
     if spec.accelerator is Accelerator.NONE:
         return _text(domain)
     if owners:
@@ -128,6 +132,39 @@ def read_domain(xml: str, state: DomainState, reason: str = "") -> Domain:
         return Domain(name, uuid, state, None, f"its wnod metadata is not understood ({e}): left alone")
 
 
+def metadata_xml(ours: Ours) -> str:
+    """Our facts alone, for a domain that lives. libvirt puts the namespace in, and wants the name without."""
+    kept = _kept(ours)
+    kept.tag = "vm"
+    return _text(kept)
+
+
+def restored_xml(saved: str, spec: DomainSpec) -> str:
+    """A saved domain's XML with the spec's overlay, console, channel and metadata in the place of its own.
+
+    All else stays as saved, because the memory knows it. Raises ValueError if the spec is of another domain.
+    """
+    root = ET.fromstring(saved)  # noqa: S314 - as above
+    found = (root.findtext("name", ""), root.findtext("uuid", ""))
+    if found != (spec.ours.slot, spec.uuid):
+        raise ValueError(f"saved was {found[0]} ({found[1]}), to be restored as {spec.ours.slot} ({spec.uuid})")
+    metadata = root.find("metadata")
+    if metadata is not None:
+        root.remove(metadata)
+    metadata = Element("metadata")
+    metadata.append(_kept(spec.ours))
+    root.insert(0, metadata)
+    for where, attribute, value in (
+        ("devices/disk/target[@dev='vdb']/../source", "file", spec.overlay),
+        ("devices/serial/source", "path", spec.console),
+        ("devices/console/source", "path", spec.console),
+        ("devices/channel/source", "path", spec.channel),
+    ):
+        for element in root.iterfind(where):
+            element.set(attribute, value)
+    return _text(root)
+
+
 def is_probe(xml: str) -> bool:
     """True for a probe guest of ours, so that one a crash left behind can be removed."""
     return ET.fromstring(xml).find(f"metadata/{_PROBE}") is not None  # noqa: S314 - as above
@@ -152,9 +189,8 @@ def qemu_ids(capabilities: str) -> tuple[int, int] | None:
     return None
 
 
-def _metadata(ours: Ours) -> Element:
-    metadata = Element("metadata")
-    kept = SubElement(metadata, _VM)
+def _kept(ours: Ours) -> Element:
+    kept = Element(_VM)
     values = {
         "host": ours.host,
         "slot": ours.slot,
@@ -168,21 +204,25 @@ def _metadata(ours: Ours) -> Element:
         "memory_mib": str(ours.shape.memory_mib),
         "disk_mib": str(ours.shape.disk_mib),
     }
+    if ours.is_spare:
+        del values["lease"], values["bait"]
     for key, value in values.items():
         kept.set(key, value)
     kept.text = ours.run
-    return metadata
+    return kept
 
 
 def _read_ours(element: Element) -> Ours:
     kept = msgspec.convert(dict(element.attrib), _Kept, strict=False)
+    if (kept.lease is None) != (kept.bait is None):
+        raise msgspec.ValidationError("lease and bait are given together, or neither for a spare")
     shape = msgspec.convert({"cpus": kept.cpus, "memory_mib": kept.memory_mib, "disk_mib": kept.disk_mib}, Shape)
     return Ours(
         host=kept.host,
         slot=kept.slot,
         generation=kept.generation,
-        lease=kept.lease,
-        bait=kept.bait,
+        lease=kept.lease or LeaseId(""),
+        bait=kept.bait or "",
         owner=kept.owner,
         environment=kept.environment,
         image=kept.image,

@@ -1,7 +1,7 @@
 """What the hostmaster needs of the world, as interfaces. Tests pass fakes that the contract suites keep honest."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,6 +42,7 @@ class Ours:
     slot: VmName
     generation: Generation
     lease: LeaseId
+    """Empty, like `bait` and `run`, for a spare; its owner is 0."""
     bait: str
     owner: int
     environment: EnvironmentName
@@ -50,6 +51,11 @@ class Ours:
     shape: Shape
     run: str
     """The run in msgspec JSON, for the reader of a dump; empty if none."""
+
+    @property
+    def is_spare(self) -> bool:
+        """True for a VM without a lease: nothing of any job has ever been in it."""
+        return self.lease == ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,27 @@ class Hypervisor(Protocol):
     async def unpause(self, uuid: str) -> None:
         """Let the vCPUs run; already running is a success."""
 
+    async def save(self, uuid: str, path: str) -> None:
+        """Write the domain's memory to `path` (mode 0600) and end the domain.
+
+        Returns once the file is whole and no domain of this UUID exists; then again a success. `path` appears
+        whole or not at all, and replaces an older one. DomainRefused if there is neither such a domain nor what
+        was saved of it, or if it cannot be saved: then the domain may still run.
+        """
+
+    async def restore(self, path: str, spec: DomainSpec) -> None:
+        """Start what was saved at `path`, running, with the spec's overlay, channel, console and metadata.
+
+        The spec's name and UUID are those of the saved domain; a domain of this UUID that exists is a success.
+        The file stays and may be restored again. DomainRefused if it does not fit or cannot be read: boot instead.
+        """
+
+    async def relabel(self, uuid: str, ours: Ours) -> None:
+        """Replace our facts on a living domain: a spare becomes a lease's. DomainRefused if it is gone."""
+
+    async def identity(self) -> str:
+        """Changes whenever what was saved may no longer fit: libvirt, QEMU, host CPU and kernel, our own devices."""
+
     async def domains(self) -> tuple[Domain, ...]:
         """Every domain there is, ours or not: a complete list or HypervisorUnavailable."""
 
@@ -137,6 +164,27 @@ class Images(Protocol):
 
     async def overlays(self) -> tuple[str, ...]:
         """Names of all overlays there are, so that leftovers can be found."""
+
+    async def golden_path(self, name: str) -> str:
+        """Absolute path for the memory of the golden state of this name. Makes the directory, not the file."""
+
+    async def freeze(self, name: str, overlay: str) -> None:
+        """The overlay of this name, whose VM was just saved, becomes the golden state's. Done before: a success.
+
+        OSError if there is no such overlay and the golden state has none either.
+        """
+
+    async def thaw(self, name: str, overlay: str) -> str:
+        """A private copy of the golden state's overlay under this name, as `make_overlay` gives an empty one; path.
+
+        OSError if there is no such golden state or the disk is full.
+        """
+
+    async def remove_golden(self, name: str) -> None:
+        """Remove memory and overlay of this name; already gone is a success."""
+
+    async def goldens(self) -> Mapping[str, int]:
+        """Every golden state there is, whole or not: name to bytes on disk."""
 
 
 class ImageRefused(Exception):

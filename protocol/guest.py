@@ -25,6 +25,13 @@ class GuestHello:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestStandby:
+    """All is done that needs no secret and no owner: the VM may be paused or saved, and later told to go."""
+
+    boot_id: BootId
+
+
+@dataclass(frozen=True, slots=True)
 class GuestReady:
     """The LRMS daemon in the guest has started."""
 
@@ -63,7 +70,7 @@ class GuestFailed:
     text: str
 
 
-FromGuest = GuestHello | GuestReady | MayStart | GuestFinished | GuestFailed
+FromGuest = GuestHello | GuestStandby | GuestReady | MayStart | GuestFinished | GuestFailed
 
 
 def parse(line: bytes) -> FromGuest:
@@ -82,6 +89,8 @@ def _parse_words(verb: str, words: list[str]) -> FromGuest:
     match verb, words:
         case "hello", ["1", boot_id, name]:
             return GuestHello(_boot_id(boot_id), _word(name))
+        case "standby", [boot_id]:
+            return GuestStandby(_boot_id(boot_id))
         case "ready", [boot_id]:
             return GuestReady(_boot_id(boot_id))
         case "may-start", [boot_id, number, job, task, restart, uid]:
@@ -160,6 +169,18 @@ def credential(name: str, mode: int, content: bytes) -> bytes:
 def clock(epoch_s: float) -> bytes:
     """Step the guest's clock to this time (seconds since 1970)."""
     return _line("time", f"{epoch_s:.3f}")
+
+
+def seed(content: bytes) -> bytes:
+    """Fresh random bytes (32 to 64) for the guest's kernel, which may be a copy of another. Never log this line."""
+    if not 32 <= len(content) <= 64:
+        raise ValueError(f"seed of {len(content)} bytes: give 32 to 64 of the host's random bytes")
+    return _line("seed", base64.b64encode(content).decode("ascii"))
+
+
+def standby() -> bytes:
+    """Configure all that needs no secret and no owner, and say so: in the place of `go`, which may come later."""
+    return _line("standby")
 
 
 def go() -> bytes:

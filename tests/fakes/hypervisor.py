@@ -5,13 +5,13 @@ test over it also proves that what we write down about a VM can be found again.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from hostmaster.domain import domain_xml, read_domain
+from hostmaster.domain import domain_xml, read_domain, restored_xml
 from hostmaster.world import (
     Accelerator,
     Domain,
@@ -19,6 +19,7 @@ from hostmaster.world import (
     DomainSpec,
     DomainState,
     HypervisorUnavailable,
+    Ours,
 )
 
 
@@ -29,6 +30,8 @@ class Kept:
     xml: str
     state: DomainState = DomainState.RUNNING
     spec: DomainSpec | None = None
+    restored: str = ""
+    """The path it was restored from: its guest goes on where it was, instead of booting."""
 
 
 @dataclass
@@ -44,6 +47,12 @@ class FakeHypervisor:
     """Not empty: libvirt does not answer, for this reason, and does nothing."""
     refuse: str = ""
     """Not empty: every create is refused with this text."""
+    refuse_save: str = ""
+    refuse_restore: str = ""
+    version: str = "fake-1"
+    """What `identity` says."""
+    saved: dict[str, Kept] = field(default_factory=dict)
+    """Path to what was saved there. Give the same to FakeImages, which removes what it removes."""
     lose_answers: int = 0
     """So many of the next calls are carried out, but their answer is lost."""
     hang: bool = False
@@ -79,6 +88,42 @@ class FakeHypervisor:
 
     async def unpause(self, uuid: str) -> None:
         await self._bring_to(uuid, "unpause", DomainState.RUNNING)
+
+    async def save(self, uuid: str, path: str) -> None:
+        await self._begin(f"save {uuid}")
+        if uuid in self.kept:
+            if self.refuse_save:
+                raise DomainRefused(self.refuse_save)
+            if self._domain(uuid).ours is None:
+                raise DomainRefused(f"domain {uuid} is not ours: it is left alone")
+            self.saved[path] = self.kept[uuid]
+            self.vanish(uuid)
+        elif path not in self.saved or self._read(self.saved[path]).uuid != uuid:
+            raise DomainRefused(f"no domain {uuid}, and nothing saved of it at {path}")
+        self._answer()
+
+    async def restore(self, path: str, spec: DomainSpec) -> None:
+        await self._begin(f"restore {spec.uuid}")
+        if spec.uuid not in self.kept:
+            self.kept[spec.uuid] = self._restored(path, spec)
+            self._hint(spec.uuid)
+        self._answer()
+
+    async def relabel(self, uuid: str, ours: Ours) -> None:
+        await self._begin(f"relabel {uuid}")
+        if uuid not in self.kept:
+            raise DomainRefused(f"no domain {uuid}")
+        kept = self.kept[uuid]
+        if kept.spec is None:
+            raise DomainRefused(f"domain {uuid} is not ours: it is left alone")
+        kept.spec = replace(kept.spec, ours=ours)
+        kept.xml = domain_xml(kept.spec)
+        self._hint(uuid)
+        self._answer()
+
+    async def identity(self) -> str:
+        await self._begin("identity")
+        return self.version
 
     async def domains(self) -> tuple[Domain, ...]:
         await self._begin("domains")
@@ -147,11 +192,29 @@ class FakeHypervisor:
             self._hint(uuid)
         self._answer()
 
+    def _restored(self, path: str, spec: DomainSpec) -> Kept:
+        if self.refuse_restore:
+            raise DomainRefused(self.refuse_restore)
+        if path not in self.saved:
+            raise DomainRefused(f"cannot read {path}")
+        for domain in self._all():
+            if domain.name == spec.ours.slot:
+                raise DomainRefused(f"domain '{domain.name}' already exists with uuid {domain.uuid}")
+        try:
+            xml = restored_xml(self.saved[path].xml, spec)
+        except ValueError as e:
+            raise DomainRefused(str(e)) from e
+        return Kept(xml, spec=spec, restored=path)
+
     def _all(self) -> tuple[Domain, ...]:
         return tuple(self._domain(uuid) for uuid in self.kept)
 
     def _domain(self, uuid: str) -> Domain:
-        return read_domain(self.kept[uuid].xml, self.kept[uuid].state)
+        return self._read(self.kept[uuid])
+
+    @staticmethod
+    def _read(kept: Kept) -> Domain:
+        return read_domain(kept.xml, kept.state)
 
     def _hint(self, uuid: str) -> None:
         # Later, as with libvirt, whose events come from another thread.

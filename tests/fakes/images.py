@@ -1,6 +1,8 @@
 """Images and overlays in memory; tests/contract/images runs on it and on the real ones alike."""
 
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hostmaster.world import Artifacts, ImageRefused
 from protocol.ids import EnvironmentName
@@ -22,6 +24,10 @@ class FakeImages:
     """Not empty: no overlay can be made, for this reason."""
     made: dict[str, int] = field(default_factory=dict)
     """Overlays that exist, with their size in MiB."""
+    golden: dict[str, int | None] = field(default_factory=dict)
+    """Golden states that exist: the size in MiB of their overlay, None while they have none."""
+    saved: MutableMapping[str, Any] = field(default_factory=dict)
+    """What FakeHypervisor has saved, by path: the same dictionary."""
 
     async def verify(self, environment: EnvironmentName) -> Artifacts:
         if environment in self.altered:
@@ -41,3 +47,33 @@ class FakeImages:
 
     async def overlays(self) -> tuple[str, ...]:
         return tuple(sorted(self.made))
+
+    async def golden_path(self, name: str) -> str:
+        self.golden.setdefault(name, None)
+        return f"/golden/{name}/memory"
+
+    async def freeze(self, name: str, overlay: str) -> None:
+        if overlay in self.made:
+            self.golden[name] = self.made.pop(overlay)
+        elif self.golden.get(name) is None:
+            raise FileNotFoundError(f"no overlay {overlay} for the golden state {name}")
+
+    async def thaw(self, name: str, overlay: str) -> str:
+        if self.full:
+            raise OSError(self.full)
+        size = self.golden.get(name)
+        if size is None:
+            raise FileNotFoundError(f"no golden state {name}")
+        self.made[overlay] = size
+        return f"/overlays/{overlay}"
+
+    async def remove_golden(self, name: str) -> None:
+        self.golden.pop(name, None)
+        self.saved.pop(f"/golden/{name}/memory", None)
+
+    async def goldens(self) -> Mapping[str, int]:
+        memory = 64 << 20
+        return {
+            name: (size or 0) * 2**10 + (memory if f"/golden/{name}/memory" in self.saved else 0)
+            for name, size in sorted(self.golden.items())
+        }

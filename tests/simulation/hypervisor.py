@@ -6,12 +6,15 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from hostmaster.world import Accelerator, Domain, DomainSpec, HypervisorUnavailable
+from hostmaster.world import Accelerator, Domain, DomainSpec, HypervisorUnavailable, Ours
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.images import FakeImages
 from tests.simulation.clock import Life, World
 
-LIMITS_S = {"create": 60.0, "destroy": 30.0, "domains": 10.0, "pause": 10.0, "unpause": 10.0}
+LIMITS_S = {
+    "create": 60.0, "destroy": 30.0, "domains": 10.0, "pause": 10.0, "unpause": 10.0, "save": 120.0, "restore": 60.0,
+    "relabel": 10.0,
+}  # fmt: skip
 
 
 class Libvirtd(FakeHypervisor):
@@ -25,13 +28,15 @@ class Libvirtd(FakeHypervisor):
         self.hang_until = 0.0
         self.changed: Callable[[str], None] = lambda uuid: None
         """Called at once when a domain has come, gone or changed its state."""
-        self._read: dict[tuple[str, str], Domain] = {}
+        self._known: dict[tuple[str, str], Domain] = {}
 
     def _domain(self, uuid: str) -> Domain:
-        key = (uuid, self.kept[uuid].state)
-        if key not in self._read:
-            self._read[key] = super()._domain(uuid)
-        return self._read[key]
+        kept = self.kept[uuid]
+        # By the text too: a UUID comes again with each restore, and a spare's facts are replaced.
+        key = (kept.xml, kept.state)
+        if key not in self._known:
+            self._known[key] = super()._domain(uuid)
+        return self._known[key]
 
     def _hint(self, uuid: str) -> None:
         if uuid:
@@ -106,6 +111,18 @@ class Connection:
     async def unpause(self, uuid: str) -> None:
         await self._call("unpause", f"unpaused {uuid[-4:]}", lambda: self._daemon.unpause(uuid), 0.02)
 
+    async def save(self, uuid: str, path: str) -> None:
+        await self._call("save", f"saved {uuid[-4:]}", lambda: self._daemon.save(uuid, path), 1.4)
+
+    async def restore(self, path: str, spec: DomainSpec) -> None:
+        await self._call("restore", f"restored {spec.ours.slot}", lambda: self._daemon.restore(path, spec), 0.45)
+
+    async def relabel(self, uuid: str, ours: Ours) -> None:
+        await self._call("relabel", f"relabelled {uuid[-4:]}", lambda: self._daemon.relabel(uuid, ours), 0.01)
+
+    async def identity(self) -> str:
+        return self._daemon.version
+
     async def domains(self) -> tuple[Domain, ...]:
         found: tuple[Domain, ...] = await self._call("domains", "", self._daemon.domains, 0.003)
         return found
@@ -131,7 +148,7 @@ class Files(FakeImages):
     """Images and overlays of one host, through the eyes of one life of its hostmaster."""
 
     def __init__(self, disk: FakeImages, life: Life) -> None:
-        super().__init__(disk.catalogue, disk.altered, disk.full, disk.made)
+        super().__init__(disk.catalogue, disk.altered, disk.full, disk.made, disk.golden, disk.saved)
         self._life = life
 
     async def make_overlay(self, name: str, disk_mib: int) -> str:
@@ -141,3 +158,15 @@ class Files(FakeImages):
     async def remove_overlay(self, name: str) -> None:
         self._life.point("before-overlay")
         await super().remove_overlay(name)
+
+    async def freeze(self, name: str, overlay: str) -> None:
+        self._life.point("before-overlay")
+        await super().freeze(name, overlay)
+
+    async def thaw(self, name: str, overlay: str) -> str:
+        self._life.point("before-overlay")
+        return await super().thaw(name, overlay)
+
+    async def remove_golden(self, name: str) -> None:
+        self._life.point("before-overlay")
+        await super().remove_golden(name)

@@ -128,7 +128,8 @@ def test_limits(name: str, value: float) -> None:
 
 def test_versions_and_verbs() -> None:
     assert f"Version {messages.VERSIONS[0]}" in DOC
-    for verb in ("hello", "ready", "may-start", "finished", "failed"):
+    for verb in ("hello", "standby", "ready", "may-start", "finished", "failed"):
         assert f"| `{verb}` |" in section("From the guest")
-    for verb in ("welcome", "set", "host", "mount", "account", "group", "credential", "time", "go", "allow", "deny"):
+    told = "welcome set host mount account group credential time seed standby go allow deny"
+    for verb in told.split():
         assert f"| `{verb}` |" in section("To the guest")

@@ -219,9 +219,21 @@ def test_credential_line() -> None:
     assert guest.credential(secret["name"], secret["mode"], content).decode() == secret["line"]
 
 
+def test_seed_line() -> None:
+    secret = VECTORS["guest"]["seed"]
+    assert guest.seed(base64.b64decode(secret["base64"])).decode() == secret["line"]
+
+
+@pytest.mark.parametrize("size", [0, 31, 65])
+def test_a_seed_has_32_to_64_bytes_and_is_not_in_the_complaint(size: int) -> None:
+    with pytest.raises(ValueError, match=f"seed of {size} bytes") as raised:
+        guest.seed(b"7" * size)
+    assert "777" not in str(raised.value)
+
+
 def test_each_line_to_a_guest_has_a_vector() -> None:
     public = {
         name for name, value in vars(guest).items()
         if inspect.isfunction(value) and value.__module__ == guest.__name__ and not name.startswith("_")
     }  # fmt: skip
-    assert public - {"parse"} == {v["call"] for v in VECTORS["guest"]["to_guest"]} | {"credential"}
+    assert public - {"parse"} == {v["call"] for v in VECTORS["guest"]["to_guest"]} | {"credential", "seed"}
