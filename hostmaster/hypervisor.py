@@ -10,6 +10,7 @@ import os
 import time
 import uuid as uuids
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,14 +40,6 @@ from hostmaster.world import (
 
 T = TypeVar("T")
 
-_STATES = {
-    libvirt.VIR_DOMAIN_PAUSED: DomainState.PAUSED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTOFF: DomainState.STOPPED,
-    libvirt.VIR_DOMAIN_CRASHED: DomainState.STOPPED,
-}
-"""All others (running, blocked, in shutdown, no state) still use the host's resources: running."""
-
 _NOBODY_KNOWS = frozenset({libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_NO_MEMORY})
 
 
@@ -59,6 +52,7 @@ class LibvirtHypervisor:
         self._emulator = emulator
         self._hints: list[Callable[[str], None]] = []
         self._ends: dict[str, Deferred[Happening]] = {}
+        self._described: _Described = {}
         self._connection = Connection(reactor, uri, self._limits)
         self._connection.changed = partial(self._hint, "")
         self._connection.happened = self._happened
@@ -95,32 +89,34 @@ class LibvirtHypervisor:
 
     async def create(self, spec: DomainSpec) -> None:
         """See hostmaster.world.Hypervisor."""
-        work = partial(_create, xml=domain_xml(spec, self._has_owners), uuid=spec.uuid, console=spec.console)
+        work = partial(calls.create, xml=domain_xml(spec, self._has_owners), uuid=spec.uuid, console=spec.console)
         await self._ask(f"create {spec.ours.slot}", work, self._limits.create)
 
     async def destroy(self, uuid: str) -> None:
         """See hostmaster.world.Hypervisor. DomainRefused for a domain that is not ours."""
-        await self._ask(f"destroy {uuid}", partial(_destroy, uuid=uuid, is_ours=_is_ours))
+        await self._ask(f"destroy {uuid}", partial(calls.destroy, uuid=uuid, is_ours=calls.is_ours))
 
     async def pause(self, uuid: str) -> None:
         """See hostmaster.world.Hypervisor. DomainRefused if there is no such domain."""
-        await self._ask(f"pause {uuid}", partial(_bring_to, uuid=uuid, wanted=DomainState.PAUSED))
+        await self._ask(f"pause {uuid}", partial(calls.bring_to, uuid=uuid, wanted=DomainState.PAUSED))
 
     async def unpause(self, uuid: str) -> None:
         """See hostmaster.world.Hypervisor. DomainRefused if there is no such domain."""
-        await self._ask(f"unpause {uuid}", partial(_bring_to, uuid=uuid, wanted=DomainState.RUNNING))
+        await self._ask(f"unpause {uuid}", partial(calls.bring_to, uuid=uuid, wanted=DomainState.RUNNING))
 
     async def domains(self) -> tuple[Domain, ...]:
         """See hostmaster.world.Hypervisor."""
         try:
-            return await self._ask("list domains", _list)
+            found = await self._ask("list domains", partial(calls.list_all, known=self._described))
         except DomainRefused as e:
             raise HypervisorUnavailable(str(e)) from e
+        domains, self._described = found
+        return domains
 
     async def probe(self, kernel: str, initrd: str) -> tuple[Accelerator, str]:
         """See hostmaster.world.Hypervisor. DomainRefused if no accelerator boots a guest."""
         capabilities = await self._ask("read capabilities", lambda c: str(c.getCapabilities()))
-        await self._ask("remove old probes", _remove_probes)
+        await self._ask("remove old probes", calls.remove_probes)
         boot = partial(self._boot_probe, kernel, initrd)
         return await find_accelerator(offered_accelerators(capabilities), boot)
 
@@ -130,7 +126,7 @@ class LibvirtHypervisor:
         ended = self._ends[spec.uuid] = Deferred()
         try:
             await self._ask(
-                "start a probe", partial(_start, xml=probe_xml(spec, self._has_owners)), self._limits.create
+                "start a probe", partial(calls.start, xml=probe_xml(spec, self._has_owners)), self._limits.create
             )
             happening = await ended.addTimeout(limit_s, self._reactor)
         except TimeoutError:
@@ -139,7 +135,7 @@ class LibvirtHypervisor:
             return str(e)
         finally:
             del self._ends[spec.uuid]
-            await self._ask("remove a probe", partial(_destroy, uuid=spec.uuid, is_ours=is_probe))
+            await self._ask("remove a probe", partial(calls.destroy, uuid=spec.uuid, is_ours=is_probe))
         return "" if happening is Happening.ENDED_ITSELF else "a probe guest ended without shutting itself down"
 
     async def _ask(self, what: str, work: Callable[[Any], T], limit_s: float | None = None) -> T:
@@ -159,106 +155,3 @@ class LibvirtHypervisor:
     def _hint(self, uuid: str) -> None:
         for hint in tuple(self._hints):
             hint(uuid)
-
-
-# --- blocking work, on the pool's threads ------------------------------------------------------------
-
-
-def _create(connection: Any, xml: str, uuid: str, console: str) -> None:
-    if _find(connection, uuid) is not None:
-        return
-    if console:
-        _own_console(console)
-    try:
-        connection.createXML(xml, 0)
-    except libvirt.libvirtError as e:
-        # An earlier attempt whose answer got lost may have arrived meanwhile.
-        if is_broken(e) or _find(connection, uuid) is None:
-            raise
-
-
-def _start(connection: Any, xml: str) -> None:
-    connection.createXML(xml, 0)
-
-
-def _destroy(connection: Any, uuid: str, is_ours: Callable[[str], bool]) -> None:
-    domain = _find(connection, uuid)
-    if domain is None:
-        return
-    with _gone_is_fine():
-        if not is_ours(domain.XMLDesc(0)):
-            raise DomainRefused(f"domain {domain.name()} ({uuid}) is not ours: it is left alone")
-        _end(domain)
-    for _ in range(40):  # one that ended by itself is still being taken off libvirt's list
-        if _find(connection, uuid) is None:
-            return
-        time.sleep(0.05)
-    raise HypervisorUnavailable(f"domain {uuid} still exists after it was destroyed")
-
-
-def _end(domain: Any) -> None:
-    try:
-        domain.destroy()
-    except libvirt.libvirtError as e:
-        if is_broken(e):
-            raise
-        if _state(domain)[0] is not DomainState.STOPPED:
-            raise HypervisorUnavailable(f"libvirt could not destroy {domain.name()}: {e}") from e
-    if domain.isPersistent():  # somebody defined it by hand
-        domain.undefine()
-
-
-def _bring_to(connection: Any, uuid: str, wanted: DomainState) -> None:
-    domain = _find(connection, uuid)
-    if domain is None:
-        raise DomainRefused(f"no domain {uuid}")
-    if _state(domain)[0] is wanted:
-        return
-    try:
-        domain.suspend() if wanted is DomainState.PAUSED else domain.resume()
-    except libvirt.libvirtError as e:
-        if is_broken(e) or _state(domain)[0] is not wanted:
-            raise
-
-
-def _list(connection: Any) -> tuple[Domain, ...]:
-    found = []
-    for domain in connection.listAllDomains(0):
-        with _gone_is_fine():
-            found.append(read_domain(domain.XMLDesc(0), *_state(domain)))
-    return tuple(found)
-
-
-def _remove_probes(connection: Any) -> None:
-    for domain in connection.listAllDomains(0):
-        with _gone_is_fine():
-            if domain.name().startswith(PROBE_PREFIX):
-                _destroy(connection, domain.UUIDString(), is_probe)
-
-
-def _find(connection: Any, uuid: str) -> Any:
-    """The domain, or None if there is certainly none."""
-    with _gone_is_fine():
-        return connection.lookupByUUIDString(uuid)
-    return None
-
-
-def _state(domain: Any) -> tuple[DomainState, str]:
-    state, reason = domain.state()
-    if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR:
-        return DomainState.PAUSED, "input/output error on a disk: is the host's disk full?"
-    return _STATES.get(state, DomainState.RUNNING), ""
-
-
-def _is_ours(xml: str) -> bool:
-    return read_domain(xml, DomainState.RUNNING).ours is not None
-
-
-def _own_console(path: str) -> None:
-    # Made here, the file is ours to read and to delete; libvirt appends to what exists.
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640))
-
-
-class _gone_is_fine(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a statement, like suppress
-    def __exit__(self, kind: Any, error: BaseException | None, _traceback: Any) -> bool:
-        return isinstance(error, libvirt.libvirtError) and error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN

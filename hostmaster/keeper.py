@@ -6,13 +6,14 @@ changes the record through a pure function of `lifecycle` and `put`s it; the dee
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Protocol
 
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster import lifecycle, reconcile
+from hostmaster import lifecycle, reconcile, yielding
 from hostmaster.contact import Contact
 from hostmaster.lifecycle import Deed, Facts, Times, Vm
 from hostmaster.world import (
@@ -32,9 +33,11 @@ from protocol.messages import VmPhase
 from wnod.crashpoint import around
 from wnod.duties import Duties, Next, Now
 from wnod.fresh import Fresh
+from wnod.indexed import Indexed
 from wnod.journal import Journal
 
 KIND = "vm"
+LOOKED_FOR_BY: dict[str, Callable[[Vm], str]] = {name: attrgetter(name) for name in ("lease", "uuid", "key")}
 
 
 class Observer(Protocol):
@@ -64,11 +67,15 @@ class Keeper:
     observer: Observer
     contact: Contact | None = None
     """Without it no VM is fenced."""
-    vms: dict[Generation, Vm] = field(default_factory=dict)
+    vms: Indexed[Generation, Vm] = field(default_factory=lambda: Indexed(**LOOKED_FOR_BY))
     ready: dict[Generation, BootId] = field(default_factory=dict)
     failed: dict[Generation, str] = field(default_factory=dict)
+    seen: dict[Generation, DomainState | None] = field(default_factory=dict)
+    """What each domain was when last looked at; for people."""
     away: bool = True
     """True while the hypervisor does not answer."""
+    _late: set[Generation] = field(default_factory=set)
+    """VMs that stood still, and whose guests have not yet been told the time."""
     _renewed: dict[LeaseId, float] = field(default_factory=dict)
     _refused: dict[Generation, str] = field(default_factory=dict)
     log: Logger = field(default_factory=lambda: Logger("hostmaster.keeper"))
@@ -113,19 +120,18 @@ class Keeper:
             self.duties.kick(str(generation))
 
     def _hint(self, uuid: str) -> None:
-        for vm in self.vms.values():
-            if uuid in ("", vm.uuid):
-                self.duties.kick(str(vm.generation))
+        for vm in self.vms.where("uuid", uuid) if uuid else tuple(self.vms.values()):
+            self.duties.kick(str(vm.generation))
 
     # --- records ---------------------------------------------------------------------------------
 
     def of_lease(self, lease: LeaseId) -> Vm | None:
         """The VM of a lease, if there is one."""
-        return next((vm for vm in self.vms.values() if vm.lease == lease), None)
+        return self.vms.one("lease", lease)
 
     def by_key(self, key: str) -> Vm | None:
         """The VM whose overlay and channel have this name, if there is one."""
-        return next((vm for vm in self.vms.values() if vm.key == key), None)
+        return self.vms.one("key", key)
 
     def put(self, vm: Vm) -> None:
         """Journal the record, then believe it, then tell of it, then see to what follows from it."""
@@ -138,17 +144,28 @@ class Keeper:
                 fenced = "paused: no contact with the LRMS" if vm.fenced is not None else ""
                 text = f"{vm.key} {vm.phase} {vm.text}{fenced}".strip()
                 self.journal.history(KIND, vm.asked.job, text, self.clock.seconds())
+            if yielded := yielding.told(before, vm):
+                self.journal.history(KIND, vm.asked.job, f"{vm.key} {yielded}", self.clock.seconds())
         self.vms[vm.generation] = vm
+        if yielding.went_on(before, vm):
+            self._late.add(vm.generation)
+            self.tell_time(vm)
         self._renewed.setdefault(vm.lease, self.clock.seconds())
         self.observer.changed(before, vm)
         self.duties.kick(str(vm.generation))
+
+    def tell_time(self, vm: Vm) -> None:
+        """Step the clock of a guest that stood still. Call when it is heard: it may not have been connected."""
+        if vm.generation in self._late and self.guests.send(vm.key, guest.clock(self.clock.seconds())):
+            self._late.discard(vm.generation)
 
     def _forget(self, vm: Vm) -> None:
         with around("host.forget"):
             self.journal.remove(KIND, str(vm.generation))
         del self.vms[vm.generation]
-        for memory in (self.ready, self.failed, self._refused):
+        for memory in (self.ready, self.failed, self._refused, self.seen):
             memory.pop(vm.generation, None)
+        self._late.discard(vm.generation)
         self._renewed.pop(vm.lease, None)
         if self.contact is not None:
             self.contact.forget(vm.lease)
@@ -217,6 +234,8 @@ class Keeper:
                 overlay = vm.key in await self.images.overlays()
         except (HypervisorUnavailable, KeyError):
             domain = None
+        if generation in self.vms:
+            self.seen[generation] = domain
         now = self.clock.seconds()
         lease = self.vms[generation].lease if generation in self.vms else None
         renewed = self._renewed.get(lease, now) if lease else now
@@ -247,7 +266,7 @@ class Keeper:
                 case Deed.CREATE:
                     await self._create(vm)
                 case Deed.PAUSE | Deed.UNPAUSE:
-                    await self._fence(vm, deed)
+                    await self._hold(vm, deed)
                 case Deed.DESTROY:
                     await self.hypervisor.destroy(vm.uuid)
                 case Deed.CLEAN:
@@ -258,15 +277,11 @@ class Keeper:
             return self.times.retry_s
         return Now.AGAIN
 
-    async def _fence(self, vm: Vm, deed: Deed) -> None:
+    async def _hold(self, vm: Vm, deed: Deed) -> None:
         try:
-            if deed is Deed.PAUSE:
-                self.log.warn("{vm}: no contact with the LRMS: paused", vm=vm.key, lease=vm.lease)
-                await self.hypervisor.pause(vm.uuid)
-            else:
-                self.log.warn("{vm}: in contact with the LRMS again: goes on", vm=vm.key, lease=vm.lease)
-                await self.hypervisor.unpause(vm.uuid)
-                self.guests.send(vm.key, guest.clock(self.clock.seconds()))
+            why = "contact with the LRMS" if vm.pause is None else f"the wish of {vm.pause.by}"
+            self.log.warn("{vm}: {deed}, for {why}", vm=vm.key, lease=vm.lease, deed=deed.value, why=why)
+            await (self.hypervisor.pause if deed is Deed.PAUSE else self.hypervisor.unpause)(vm.uuid)
         except DomainRefused as error:
             self.log.warn("{vm}: {deed}: {error}", vm=vm.key, deed=deed.value, error=error)  # it is gone: look again
 
