@@ -12,6 +12,8 @@ class Numbers:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._leases: Iterable[Lease] = ()
+        metrics.before_text(self._publish)
 
     def changed(self, before: Lease | None, lease: Lease) -> None:
         """A lease is on disk and differs from `before`."""
@@ -23,8 +25,11 @@ class Numbers:
             self._metrics.count("wnod_bait_jobs_total", outcome=_outcome(before, lease))
 
     def count(self, leases: Iterable[Lease]) -> None:
-        """Publish how many leases there are."""
-        phases = Counter(str(lease.phase) for lease in leases)
+        """Whenever somebody asks, publish how many there are by then; `leases` is the dict's own view of them."""
+        self._leases = leases
+
+    def _publish(self) -> None:
+        phases = Counter(str(lease.phase) for lease in self._leases)
         self._metrics.set_all("wnod_bait_leases", "phase", {phase: float(n) for phase, n in phases.items()})
 
     def opened(self, is_open: bool) -> None:

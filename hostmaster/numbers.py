@@ -26,6 +26,8 @@ class Numbers:
     def __init__(self, metrics: Metrics, environments: Environments) -> None:
         self._metrics = metrics
         self._environments = environments
+        self._keeper: Keeper | None = None
+        metrics.before_text(self._publish)
 
     def changed(self, before: Vm | None, vm: Vm, keeper: Keeper) -> None:
         """A record changed."""
@@ -43,7 +45,13 @@ class Numbers:
             self._metrics.count("wnod_errors_total", code=vm.code)
 
     def count(self, keeper: Keeper) -> None:
-        """Publish how many VMs there are and what is left."""
+        """Whenever somebody asks, publish how many VMs there are by then and what is left."""
+        self._keeper = keeper
+
+    def _publish(self) -> None:
+        keeper = self._keeper
+        if keeper is None:
+            return
         vms = tuple(keeper.vms.values())
         host = self._environments.host()
         phases = Counter(str(vm.phase) for vm in vms)

@@ -1,5 +1,6 @@
 """Every number the daemons publish, in one table, and the HTTP endpoint that Prometheus scrapes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,7 +78,12 @@ class Metrics:
         """`name` is the host's or the bait's."""
         self._registry = CollectorRegistry()
         self._made = {spec.name: _make(spec, self._registry) for spec in BY_ROLE[role]}
+        self._before_text: list[Callable[[], None]] = []
         self.set("wnod_build_info", 1, version=wnod_version(), role=role, name=name)
+
+    def before_text(self, publish: Callable[[], None]) -> None:
+        """Call `publish` whenever somebody asks: for numbers that cost more to keep than to take then."""
+        self._before_text.append(publish)
 
     def set(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
@@ -111,6 +117,8 @@ class Metrics:
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""
+        for publish in self._before_text:
+            publish()
         return generate_latest(self._registry)
 
 
