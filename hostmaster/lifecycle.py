@@ -20,6 +20,7 @@ from typing import Annotated
 import msgspec
 from msgspec.structs import replace
 
+from hostmaster.standstill import Pause, Standstill, silent_since
 from hostmaster.world import DomainState
 from protocol.guest import GuestFinished, MayStart
 from protocol.ids import (
@@ -66,6 +67,10 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text: str = ""
     fenced: float | None = None
     """The vCPUs are stopped for want of contact with the LRMS, which was last heard then; None: they may run (R9)."""
+    pause: Pause | None = None
+    """The vCPUs are stopped because the administrator wished it (yielding.py). Never together with `fenced`."""
+    stood: Standstill | None = None
+    """When they last stood still for either reason."""
 
     @property
     def key(self) -> str:
@@ -222,18 +227,38 @@ def _started(vm: Vm, facts: Facts, times: Times) -> Step:
     if vm.fenced is None:
         lost_at = facts.contact + times.fence_pause_s
         if facts.now < lost_at:
-            return Step(vm, wake_at=lost_at)  # for ever, where nothing is fenced
-        if facts.domain is DomainState.RUNNING:
-            return Step(replace(vm, fenced=facts.contact))
+            return _yielding(vm, facts, times, lost_at)  # for ever, where nothing is fenced
+        if facts.domain is DomainState.RUNNING or (vm.pause is not None and facts.domain is DomainState.PAUSED):
+            stood = vm.stood if vm.pause is None else Standstill(vm.pause.at, facts.now)
+            return Step(replace(vm, fenced=facts.contact, pause=None, stood=stood))
         return Step(vm, wake_at=facts.now + times.retry_s)
     if not _may_go_on(vm, vm.fenced, facts, times):
         deed = Deed.PAUSE if facts.domain is DomainState.RUNNING else None
         return Step(vm, deed, facts.now + times.retry_s)
     if facts.domain is DomainState.PAUSED:
         return Step(vm, Deed.UNPAUSE)
-    return Step(
-        replace(vm, fenced=None) if facts.domain is DomainState.RUNNING else vm, wake_at=facts.now + times.retry_s
-    )
+    if facts.domain is DomainState.RUNNING:
+        silent = silent_since(vm.stood, vm.fenced, times.gives_up_s)
+        vm = replace(vm, fenced=None, stood=Standstill(silent, facts.now))
+    return Step(vm, wake_at=facts.now + times.retry_s)
+
+
+def _yielding(vm: Vm, facts: Facts, times: Times, lost_at: float) -> Step:
+    """In contact: the VM stands still while the administrator's pause holds. Others' pauses are left to them."""
+    pause = vm.pause
+    if pause is None:
+        return Step(vm, wake_at=lost_at)
+    holds, later = pause.holds(facts.now), facts.now + times.retry_s
+    match facts.domain:
+        case DomainState.RUNNING if holds:
+            return Step(vm, Deed.PAUSE, later)
+        case DomainState.RUNNING:
+            return Step(replace(vm, pause=None, stood=Standstill(pause.at, facts.now)), wake_at=later)
+        case DomainState.PAUSED if holds:
+            return Step(vm, wake_at=min(lost_at, pause.until))
+        case DomainState.PAUSED:
+            return Step(vm, Deed.UNPAUSE)
+    return Step(vm, wake_at=later)
 
 
 def _may_go_on(vm: Vm, fenced: float, facts: Facts, times: Times) -> bool:
@@ -245,7 +270,8 @@ def _may_go_on(vm: Vm, fenced: float, facts: Facts, times: Times) -> bool:
     """
     if facts.contact <= fenced or facts.now >= facts.contact + times.fence_pause_s:
         return False
-    if facts.now < fenced + times.fence_resume_s and vm.since <= fenced:
+    silent = silent_since(vm.stood, fenced, times.gives_up_s)
+    if facts.now < silent + times.fence_resume_s and vm.since <= fenced:
         return True
     return facts.now >= fenced + times.gives_up_s + GAVE_UP_S and facts.now <= facts.word + WORD_S
 
