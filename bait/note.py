@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from bait.lease import Lease
-from bait.lrms.base import NO_REQUEUE, Home
+from bait.lrms.base import NO_REQUEUE, OUR_NOTE, Home
 
-MARK = "wnod:lease="
+MARK = OUR_NOTE
 PATIENCE_S = 900.0
 """After so long without its bait a job is given back by another: longer than any boot, registration and silence."""
 

@@ -12,6 +12,10 @@ NO_REQUEUE = "wnod:no-requeue"
 sake. The user's wish is put back when the job is sent to its VM."""
 
 
+OUR_NOTE = "wnod:lease="
+"""How the note begins that a bait puts on a job before it parks or sends it (`bait.note`)."""
+
+
 class LrmsUnavailable(Exception):
     """The LRMS did not answer, not in time, or not understandably: nothing is known (R13)."""
 
@@ -105,7 +109,8 @@ class Lrms(Protocol):
         """Every node the LRMS knows."""
 
     async def waiting(self) -> Mapping[str, JobView]:
-        """Jobs that may need a rescue: parked ones, and all that wait for VMs; of every bait. May hold others too."""
+        """Jobs that may need a rescue, of every bait: parked ones, all that wait in the VMs' partition, and those that
+        wait for a node with our note on them, wherever they have been moved. May hold others too."""
 
     async def dead_nodes(self) -> tuple[str, ...]:
         """Nodes of VMs that the LRMS cannot reach: of every bait, and none that the site itself configured."""
@@ -118,8 +123,9 @@ class Lrms(Protocol):
         """Target the parked job at the VM's node, then release it (retarget + release)."""
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
-        """Undo all we did: no target, home partition, eligible in `delay_s` seconds, released if held by us
-        (R11, R12). Ours is a hold that the LRMS set for an exit code or that `refuse` set, not a human's."""
+        """Undo all we did: no target, home partition (unless somebody has moved it since), eligible in `delay_s`
+        seconds, released if held by us (R11, R12). Ours is a hold that the LRMS set for an exit code or that
+        `refuse` set, not a human's."""
 
     async def refuse(self, run: Run, home: Home, text: str) -> None:
         """Leave the job held such that its user sees `text`, can change the job and can release it himself."""

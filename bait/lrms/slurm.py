@@ -67,14 +67,13 @@ class Slurm:
         return parse.parse_nodes(await self._look(commands.sinfo(mark)), mark)
 
     async def waiting(self) -> Mapping[str, JobView]:
-        """Two queries: never all pending jobs, which may be a hundred thousand."""
-        found: dict[str, JobView] = {}
-        for which in (("-t", "SPECIAL_EXIT"), ("-t", "PENDING", "-p", self._vm_partition)):
-            mark = self._mark()
-            text = await self._look(commands.squeue_waiting(which, mark))
-            seen = parse.parse_jobs(text, mark, self._cluster)
-            found.update({job: view for job, (view, _) in seen.items() if view.state is JobState.PENDING})
-        return found
+        """A few words of every waiting job, arrays unsplit, for there may be a hundred thousand; then all of those that
+        may be ours. Slurm cannot be asked for jobs by their notes."""
+        mark = self._mark()
+        answer = await self._look(commands.squeue_waiting(mark))
+        ids = parse.may_be_ours(answer, mark, self._vm_partition)
+        found = await self._ask(ids) if ids else {}
+        return {job: view for job, (view, _) in found.items() if job in ids and view.state is JobState.PENDING}
 
     async def dead_nodes(self) -> tuple[str, ...]:
         """Of the VM partition, and only those that registered themselves."""
@@ -109,7 +108,7 @@ class Slurm:
         view, _ = await self._read(run)
         _must_be_pending(view)
         job = parse.job_id(run)
-        await self._act(commands.untarget(job, home, note, delay_s))
+        await self._act(commands.untarget(job, self._home(view, home), note, delay_s))
         if parse.held_by_us(view):
             await self._act(commands.release(job))
 
@@ -120,7 +119,12 @@ class Slurm:
         if not view.held:  # first, or it may start in between
             await self._act(commands.user_hold(job))
         words = f"Comment={commands.with_word(comment, text)}"
-        await self._act((*commands.untarget(job, home, f"{parse.REFUSED_NOTE} {text}", 0), words))
+        note = f"{parse.REFUSED_NOTE} {text}"
+        await self._act((*commands.untarget(job, self._home(view, home), note, 0), words))
+
+    def _home(self, view: JobView, home: Home) -> Home:
+        """Where the job belongs: a partition that is not the VMs' was chosen by somebody, and stays."""
+        return home if view.partition == self._vm_partition else Home(view.partition, home.requeue)
 
     async def tell(self, run: Run, text: str) -> None:
         """Comment=, after the user's own; `squeue -o %k` and `scontrol show job` show it. Empty text takes it away."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from bait.lrms.base import Home, LrmsRefused, LrmsUnavailable
-from bait.lrms.slurm_parse import JOB_FIELDS, NODE_FIELDS, OUR_REASON, columns
+from bait.lrms.slurm_parse import JOB_FIELDS, NODE_FIELDS, OUR_REASON, WAITING_FIELDS, columns
 
 Argv = tuple[str, ...]
 
@@ -38,9 +38,9 @@ def squeue(ids: Sequence[str], mark: str) -> Argv:
     return ("squeue", "-h", "-a", "-r", "-t", "all", "--noconvert", *wanted, "-O", columns(JOB_FIELDS, mark))
 
 
-def squeue_waiting(which: Sequence[str], mark: str) -> Argv:
-    """One query for all jobs of that state (and partition)."""
-    return ("squeue", "-h", "-a", "-r", "--noconvert", *which, "-O", columns(JOB_FIELDS, mark))
+def squeue_waiting(mark: str) -> Argv:
+    """One query for what `may_be_ours` must know of every job that waits."""
+    return ("squeue", "-h", "-a", "-t", "PENDING,SPECIAL_EXIT,REQUEUE_HOLD", "-O", columns(WAITING_FIELDS, mark))
 
 
 def sinfo(mark: str, partition: str | None = None) -> Argv:

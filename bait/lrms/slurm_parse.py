@@ -8,7 +8,7 @@ chosen after the text was written. squeue -O prints `TYPE:0MARK` untruncated and
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from bait.lrms.base import JobState, JobView, LrmsUnavailable, NodeState, NodeView
+from bait.lrms.base import OUR_NOTE, JobState, JobView, LrmsUnavailable, NodeState, NodeView
 from protocol.ids import Run
 
 JOB_FIELDS = (
@@ -16,6 +16,7 @@ JOB_FIELDS = (
     "Feature", "NumCPUs", "MinMemory", "tres", "MinTmpDisk", "TimeLimit", "NumNodes", "BatchFlag", "Requeue",
     "ReqNodes", "admin_comment", "Comment", "exit_code",
 )  # fmt: skip
+WAITING_FIELDS = ("JobArrayID", "State", "Partition", "ReqNodes", "admin_comment")
 NODE_FIELDS = ("NodeList", "StateComplete", "Reason")
 OUR_REASON = "wnod:"
 
@@ -87,6 +88,17 @@ def parse_jobs(text: str, mark: str, cluster: str) -> dict[str, tuple[JobView, s
     for record in records(text, JOB_FIELDS, mark):
         if _JOB_ID.match(record["JobArrayID"]):  # "7_[1-9%2]" is the unsplit rest of an array, not a job
             found[record["JobArrayID"]] = (_understood(_job, record, cluster), record["Comment"])
+    return found
+
+
+def may_be_ours(text: str, mark: str, vm_partition: str) -> set[str]:
+    """Ids of waiting jobs that a bait has parked, or sent: those carry our note and wait for a node, anywhere."""
+    found = set()
+    for record in records(text, WAITING_FIELDS, mark):
+        parked = record["State"] in PARKED_WORDS or vm_partition in record["Partition"].split(",")
+        sent = bool(record["ReqNodes"]) and record["admin_comment"].startswith(OUR_NOTE)
+        if (parked or sent) and _JOB_ID.match(record["JobArrayID"]):  # not the unsplit rest of an array: nobody's yet
+            found.add(record["JobArrayID"])
     return found
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, LoopingCall
 
-from bait.lrms.base import Home, JobState, JobView, LrmsRefused, LrmsUnavailable, NodeState, NodeView
+from bait.lrms.base import OUR_NOTE, Home, JobState, JobView, LrmsRefused, LrmsUnavailable, NodeState, NodeView
 from protocol.ids import Run, Shape
 
 PARK = 199
@@ -224,9 +224,12 @@ class FakeLrms:
 
     async def waiting(self) -> Mapping[str, JobView]:
         await self._pass()
-        parked = {job.id: job.view() for job in self.all_jobs.values() if job.word == "SPECIAL_EXIT"}
-        there = {job.id: job.view() for job in self.all_jobs.values() if job.partition == self.vm_partition}
-        return {key: job for key, job in (parked | there).items() if job.state is JobState.PENDING}
+        pending = (job for job in self.all_jobs.values() if job.state is JobState.PENDING)
+        return {job.id: job.view() for job in pending if self._may_be_ours(job)}
+
+    def _may_be_ours(self, job: FakeJob) -> bool:
+        sent = bool(job.required_nodes) and job.note.startswith(OUR_NOTE)
+        return job.word == "SPECIAL_EXIT" or job.partition == self.vm_partition or sent
 
     async def dead_nodes(self) -> tuple[str, ...]:
         await self._pass()
@@ -400,7 +403,9 @@ class FakeLrms:
             job.word, job.held_by = word, held_by
 
     def _untarget(self, job: FakeJob, home: Home, note: str, delay_s: int) -> None:
-        job.partition, job.required_nodes, job.requeue, job.note = home.partition, (), home.requeue, note
+        if job.partition == self.vm_partition:
+            job.partition = home.partition
+        job.required_nodes, job.requeue, job.note = (), home.requeue, note
         job.eligible_at = self.clock.seconds() + max(10, delay_s)
 
 

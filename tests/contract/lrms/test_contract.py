@@ -3,7 +3,7 @@
 import pytest
 import pytest_twisted
 
-from bait.lrms.base import Home, JobState, LrmsRefused, LrmsUnavailable, NodeState
+from bait.lrms.base import OUR_NOTE, Home, JobState, LrmsRefused, LrmsUnavailable, NodeState
 from protocol.ids import Run, Shape
 from tests.contract.lrms.slurm_world import SlurmWorld
 from tests.contract.lrms.worlds import BAIT, VM, World, intercepted, parked, seen, until
@@ -212,6 +212,21 @@ async def test_jobs_that_may_need_a_rescue_are_found_without_their_ids(world: Wo
     view = (await world.lrms.jobs([run.job]))[run.job]
     if view.state is JobState.PENDING:  # unless it has started before the VM was seen to be gone
         assert (await world.lrms.waiting())[run.job].required_nodes == (VM,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sent_job_that_somebody_has_moved_is_found_and_given_back_where_it_was_moved(world: World) -> None:
+    world.start_vm()
+    run = await parked(world)
+    await world.lrms.close_node(VM, "not yet")
+    await world.lrms.send(run, VM, SHAPE, Home("elsewhere", requeue=True), f"{OUR_NOTE}0123456789abcdef:home=elsewhere")
+    world.move(run.job, "batch")
+    found = (await world.lrms.waiting())[run.job]
+    assert (found.partition, found.required_nodes) == ("batch", (VM,))
+    await world.lrms.give_back(run, Home("elsewhere", requeue=True), "", delay_s=3600)
+    view = (await world.lrms.jobs([run.job]))[run.job]
+    assert (view.partition, view.required_nodes, view.held) == ("batch", (), False)
+    assert run.job not in await world.lrms.waiting()
 
 
 @pytest_twisted.ensureDeferred

@@ -43,6 +43,9 @@ class World(Protocol):
     def hold(self, job: str) -> None:
         """By the job's user."""
 
+    def move(self, job: str, partition: str) -> None:
+        """By an administrator, to another partition."""
+
     def drain(self, node: str, reason: str) -> None:
         """By a human."""
 
@@ -88,6 +91,9 @@ class FakeWorld:
 
     def hold(self, job: str) -> None:
         self.fake.hold(job)
+
+    def move(self, job: str, partition: str) -> None:
+        self.fake.all_jobs[job].partition = partition
 
     def told(self, job: str) -> str:
         found = self.fake.all_jobs[job]
