@@ -31,6 +31,7 @@ class GuestService:
         vm = self.keeper.by_key(key)
         if vm is None or said is None or vm.phase in (VmPhase.DESTROYING, VmPhase.GONE):
             return
+        self.keeper.tell_time(vm)
         match said:
             case GuestHello():
                 self._hello(vm)
