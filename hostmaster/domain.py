@@ -17,18 +17,22 @@ from protocol.guest import PORT
 from protocol.ids import (
     BaitNameField,
     EnvironmentField,
+    EnvironmentName,
+    Generation,
     GenerationField,
     HostNameField,
     LeaseId,
     LeaseIdField,
     Shape,
     Uid,
+    VmName,
     VmNameField,
 )
 
 NAMESPACE = "urn:wnod:domain:1"
 """Our <metadata> element's namespace. A new number when its content changes incompatibly."""
 
+MACHINE = "q35"
 PROBE_PREFIX = "wnod-probe-"
 PROBE_MEMORY_MIB = 256
 
@@ -162,6 +166,7 @@ def restored_xml(saved: str, spec: DomainSpec) -> str:
     ):
         for element in root.iterfind(where):
             element.set(attribute, value)
+    _unindent(root)
     return _text(root)
 
 
@@ -176,6 +181,34 @@ def offered_accelerators(capabilities: str) -> frozenset[Accelerator]:
     arch = root.findtext("host/cpu/arch", "")
     types = {d.get("type") for d in root.iterfind(f"guest/arch[@name='{arch}']/domain")}
     return frozenset(a for a, t in _DOMAIN_TYPES.items() if t in types)
+
+
+def machine_facts(capabilities: str, offered: str) -> tuple[str, ...]:
+    """What a saved memory depends on, of libvirt's capabilities and domain capabilities (or "" if it has none).
+
+    Not the frequency of the time stamp counter, which is measured anew, a little differently, at each boot.
+    """
+    cpu = ET.fromstring(capabilities).find("host/cpu")  # noqa: S314 - as above
+    facts = [] if cpu is None else [cpu.findtext("arch", ""), cpu.findtext("model", ""), cpu.findtext("vendor", "")]
+    for tag in ("microcode", "signature", "feature"):
+        found = () if cpu is None else cpu.iterfind(tag)
+        facts += sorted(f"{tag} {sorted(e.attrib.items())}" for e in found)
+    if offered:
+        root = ET.fromstring(offered)  # noqa: S314 - as above
+        facts += [root.findtext(tag, "") for tag in ("arch", "machine", "path")]
+    return tuple(facts)
+
+
+def emulator_path(offered: str) -> str:
+    """The QEMU that these domain capabilities are of."""
+    return ET.fromstring(offered).findtext("path", "") if offered else ""  # noqa: S314 - as above
+
+
+def layout() -> str:
+    """The XML of a VM with nothing of its own: another text, and older saved ones are not what would be made now."""
+    shape = Shape(cpus=1, memory_mib=64, disk_mib=16)
+    ours = Ours("", VmName(""), Generation(1), LeaseId(""), "", 0, EnvironmentName(""), "", shape, "")
+    return domain_xml(DomainSpec(ours, "", "", "", Accelerator.TCG, "", "", "", "", "", ""))
 
 
 def qemu_ids(capabilities: str) -> tuple[int, int] | None:
@@ -241,7 +274,7 @@ def _domain(accelerator: Accelerator, name: str, uuid: str, cpus: int, memory_mi
     if accelerator is Accelerator.NONE:
         _child(os, "type", "hvm")
         return domain
-    _child(os, "type", "hvm", machine="q35")
+    _child(os, "type", "hvm", machine=MACHINE)
     features = SubElement(domain, "features")
     SubElement(features, "acpi")
     SubElement(features, "apic")
@@ -327,6 +360,11 @@ def _child(parent: Element, tag: str, text: str, **attributes: str) -> Element:
     element = SubElement(parent, tag, attributes)
     element.text = text
     return element
+
+
+def _unindent(root: Element) -> None:
+    for element in root.iter():
+        element.text, element.tail = (element.text or "").strip(), None
 
 
 def _text(domain: Element) -> str:

@@ -96,6 +96,7 @@ class Limits:
 
     call: float = 30.0
     create: float = 60.0
+    save: float = 120.0
     probe_kvm: float = 10.0
     probe_tcg: float = 60.0
     first_retry: float = 0.5

@@ -1,33 +1,21 @@
-"""libvirt behind hostmaster.world.Hypervisor: the only user of blocking libvirt calls.
+"""libvirt behind hostmaster.world.Hypervisor: the only user of the blocking calls in libvirt_calls.
 
-Every call runs on a pool of this module's own, under a time limit; a call that does not come back in time means
-"unknown", never "failed". What was asked for is judged by looking at the domain again, not by libvirt's error
-code. No virDomain leaves this file. docs/decisions/0003 has the reasons.
+Every call runs on a pool of the connection's own, under a time limit; a call that does not come back in time means
+"unknown", never "failed". docs/decisions/0003 has the reasons.
 """
 
-import contextlib
 import os
-import time
 import uuid as uuids
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import libvirt
 from twisted.internet.defer import Deferred, TimeoutError
 
-from hostmaster.domain import (
-    PROBE_PREFIX,
-    ProbeSpec,
-    domain_xml,
-    is_probe,
-    offered_accelerators,
-    probe_xml,
-    qemu_ids,
-    read_domain,
-)
-from hostmaster.events import Connection, Happening, Limits, is_broken
+from hostmaster import libvirt_calls as calls
+from hostmaster.domain import ProbeSpec, domain_xml, is_probe, offered_accelerators, probe_xml, qemu_ids
+from hostmaster.events import Connection, Happening, Limits
 from hostmaster.probe import find_accelerator
 from hostmaster.world import (
     Accelerator,
@@ -36,6 +24,7 @@ from hostmaster.world import (
     DomainSpec,
     DomainState,
     HypervisorUnavailable,
+    Ours,
 )
 
 T = TypeVar("T")
@@ -52,7 +41,9 @@ class LibvirtHypervisor:
         self._emulator = emulator
         self._hints: list[Callable[[str], None]] = []
         self._ends: dict[str, Deferred[Happening]] = {}
-        self._described: _Described = {}
+        self._described: calls.Described = {}
+        self._labels = 0
+        """How often a living domain's label was changed, as far as this process knows."""
         self._connection = Connection(reactor, uri, self._limits)
         self._connection.changed = partial(self._hint, "")
         self._connection.happened = self._happened
@@ -104,13 +95,38 @@ class LibvirtHypervisor:
         """See hostmaster.world.Hypervisor. DomainRefused if there is no such domain."""
         await self._ask(f"unpause {uuid}", partial(calls.bring_to, uuid=uuid, wanted=DomainState.RUNNING))
 
-    async def domains(self) -> tuple[Domain, ...]:
+    async def save(self, uuid: str, path: str) -> None:
+        """See hostmaster.world.Hypervisor. libvirt itself writes the file: it must be able to reach `path`."""
+        await self._ask(f"save {uuid}", partial(calls.save, uuid=uuid, path=path), self._limits.save)
+
+    async def restore(self, path: str, spec: DomainSpec) -> None:
+        """See hostmaster.world.Hypervisor."""
+        await self._ask(f"restore {spec.ours.slot}", partial(calls.restore, path=path, spec=spec), self._limits.create)
+
+    async def relabel(self, uuid: str, ours: Ours) -> None:
+        """See hostmaster.world.Hypervisor. DomainRefused also for a domain that is not ours."""
+        try:
+            await self._ask(f"relabel {uuid}", partial(calls.relabel, uuid=uuid, ours=ours))
+        finally:
+            self._labels += 1
+            self._described = {}
+
+    async def identity(self) -> str:
         """See hostmaster.world.Hypervisor."""
         try:
-            found = await self._ask("list domains", partial(calls.list_all, known=self._described))
+            return await self._ask("identify", partial(calls.identity, emulator=self._emulator))
         except DomainRefused as e:
             raise HypervisorUnavailable(str(e)) from e
-        domains, self._described = found
+
+    async def domains(self) -> tuple[Domain, ...]:
+        """See hostmaster.world.Hypervisor."""
+        labels = self._labels
+        try:
+            domains, described = await self._ask("list domains", partial(calls.list_all, known=self._described))
+        except DomainRefused as e:
+            raise HypervisorUnavailable(str(e)) from e
+        if labels == self._labels:  # or it may have been read before a domain got another label
+            self._described = described
         return domains
 
     async def probe(self, kernel: str, initrd: str) -> tuple[Accelerator, str]:
