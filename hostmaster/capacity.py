@@ -1,12 +1,18 @@
-"""What this host has left, and whether a request gets a slot. Pure: in-doubt VMs count as taken (R14)."""
+"""What this host has left, whether a request gets a slot, and by which way its VM gets ready. Pure.
 
-from collections.abc import Iterable, Mapping
+In-doubt VMs count as taken (R14). Spares and golden states never keep a request out: what spares take counts as free,
+and whoever is granted it waits until the spares that give way are seen gone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from hostmaster.lifecycle import Vm
-from protocol.ids import EnvironmentName, Room, Shape, VmName
+from hostmaster.golden import Golden, Kind
+from hostmaster.spare import Spare, SparePhase
+from hostmaster.vm import Vm
+from protocol.ids import EnvironmentName, Generation, Room, Shape, VmName
 from protocol.messages import Code, Offer, RequestVm, VmPhase
 
 
@@ -27,9 +33,15 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """This slot, now charged with the request's shape."""
+    """This slot, now charged with the request's shape; and the fastest way there."""
 
     slot: VmName
+    spare: Generation | None = None
+    """The spare in it that becomes the lease's VM."""
+    golden: Golden | None = None
+    """Else the slot's golden state to restore; None: boot."""
+    evict: tuple[Generation, ...] = ()
+    """Spares that give way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +85,13 @@ def largest(host: Host, offer: Offer) -> Shape | None:
     return Shape(cpus=cpus, memory_mib=memory, disk_mib=disk)
 
 
-def admit(request: RequestVm, host: Host, vms: Iterable[Vm]) -> Grant | Refusal:
+def admit(
+    request: RequestVm, host: Host, vms: Iterable[Vm], spares: Iterable[Spare] = (), goldens: Iterable[Golden] = ()
+) -> Grant | Refusal:
     """Give the request a slot, or say why not and whether it is worth asking again.
 
-    A job that already has a VM here (an older run's) waits until that VM is confirmed gone (R10).
+    `goldens`: those that fit today. A job that already has a VM here (an older run's) waits until that VM is
+    confirmed gone (R10).
     """
     vms = tuple(vms)
     impossible = _impossible(request, host)
@@ -91,7 +106,79 @@ def admit(request: RequestVm, host: Host, vms: Iterable[Vm]) -> Grant | Refusal:
     shape = charged(host, request.environment, request.shape)
     if not shape.fits(room):
         return Refusal(Code.NO_ROOM, f"wanted {_words(shape)}, free {_words(room)}", False, 5.0)
-    return Grant(slots[0])
+    kind = Kind(request.environment, shape)
+    return fastest(host, vms, tuple(spares), {g.vm: g for g in goldens if g.kind == kind}, kind)
+
+
+ADVANCED = (SparePhase.PAUSED, SparePhase.STANDBY, SparePhase.BOOTING, SparePhase.CREATING)
+"""Phases in which a spare can be taken, the best first."""
+
+
+def fastest(
+    host: Host, vms: Sequence[Vm], spares: Sequence[Spare], goldens: Mapping[VmName, Golden], kind: Kind
+) -> Grant:
+    """The fastest way to a VM of this kind, for which there is a slot and room beside the VMs.
+
+    A spare that needs only to run, else one slot's golden state, else a boot; a slot that can be used at once before
+    one that a spare has to leave, and that before one that nobody can hurry.
+    """
+    fit = [s for s in spares if s.phase in ADVANCED and _serves(s, kind, host)]
+    if fit:
+        best = min(fit, key=lambda s: (ADVANCED.index(s.phase), s.generation))
+        return Grant(best.vm, spare=best.generation)
+    inside = {spare.vm: spare for spare in spares}
+
+    def cost(slot: VmName) -> tuple[bool, bool, bool, int]:
+        spare = inside.get(slot)
+        nearly = spare is not None and spare.going
+        return (nearly, slot not in goldens, spare is not None, host.slots.index(slot))
+
+    slot = min(free_slots(host, vms), key=cost)
+    return Grant(slot, None, goldens.get(slot), _to_evict(slot, host, vms, spares, kind.shape))
+
+
+def _serves(spare: Spare, kind: Kind, host: Host) -> bool:
+    return (spare.environment, spare.image, spare.shape) == (
+        kind.environment,
+        host.images[kind.environment],
+        kind.shape,
+    )
+
+
+def _to_evict(
+    slot: VmName, host: Host, vms: Sequence[Vm], spares: Sequence[Spare], shape: Shape
+) -> tuple[Generation, ...]:
+    """The spare in the slot, and as many others as it takes to make room: the least advanced first."""
+    leaving = [s for s in spares if s.vm == slot]
+    staying = [s for s in spares if s.vm != slot and not s.going]
+    staying.sort(key=lambda s: (ADVANCED.index(s.phase), s.generation))
+    while staying and not shape.fits(_beside(host, vms, staying)):
+        leaving.append(staying.pop())
+    return tuple(s.generation for s in leaving if not s.going)
+
+
+def _beside(host: Host, vms: Sequence[Vm], spares: Sequence[Spare]) -> Room:
+    room = free(host, vms)
+    for spare in spares:
+        room = room.minus(spare.shape)
+    return room
+
+
+def in_the_way(vm: Vm, host: Host, vms: Iterable[Vm], spares: Sequence[Spare]) -> bool:
+    """True while a reserved VM has to wait for spares: one has its slot, or what all use is more than there is."""
+    if not spares:
+        return False
+    return any(spare.vm == vm.vm for spare in spares) or not _fit(host, vms, spares)
+
+
+def _fit(host: Host, vms: Iterable[Vm], spares: Iterable[Spare]) -> bool:
+    shapes = [vm.shape for vm in vms if vm.phase is not VmPhase.GONE] + [spare.shape for spare in spares]
+    most = host.total
+    return (
+        sum(shape.cpus for shape in shapes) <= most.cpus
+        and sum(shape.memory_mib for shape in shapes) <= most.memory_mib
+        and sum(shape.disk_mib for shape in shapes) <= most.disk_mib
+    )
 
 
 def _impossible(request: RequestVm, host: Host) -> Refusal | None:

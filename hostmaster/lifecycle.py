@@ -11,86 +11,27 @@ over the same journal and world goes on where it stopped (reliability.md R1, R2)
 * Only capacity that is *seen* to be free is free: a VM is gone when its domain and its overlay are both absent
   (R10, R14). Its slot's name is free only when the bait has said Release too, because until then the LRMS may
   still have a node of that name.
+
+A VM gets ready in one of three ways (docs/decisions/0009): it is a spare that was taken over, it is restored
+from its slot's golden state, or it boots. The first two are shortcuts into the same phases.
 """
 
 import enum
 from dataclasses import dataclass
-from typing import Annotated
 
-import msgspec
 from msgspec.structs import replace
 
-from hostmaster.standstill import Pause, Standstill, silent_since
+from hostmaster.standstill import Standstill, silent_since
+from hostmaster.vm import LIVE, Vm, Way
 from hostmaster.world import DomainState
 from protocol.guest import GuestFinished, MayStart
-from protocol.ids import (
-    BaitName,
-    BootId,
-    EnvironmentName,
-    Generation,
-    LeaseId,
-    Run,
-    Shape,
-    VmName,
-)
-from protocol.messages import Code, VmPhase, VmStatus
+from protocol.ids import BootId, Generation, Run
+from protocol.messages import Code, VmPhase
 
-LIVE = frozenset({VmPhase.BOOTING, VmPhase.READY, VmPhase.BOUND, VmPhase.STARTED})
-"""Phases in which the domain is expected to exist."""
-
-
-class Vm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What this host intends with one generation. Times are seconds since 1970."""
-
-    generation: Generation
-    vm: VmName
-    uuid: str
-    lease: LeaseId
-    bait: BaitName
-    owner: int
-    environment: EnvironmentName
-    image: str
-    shape: Shape
-    asked: Run
-    """The run the bait intercepted; the run that may start is `bound`, set by Bind."""
-    bound: Run | None = None
-    phase: VmPhase = VmPhase.RESERVED
-    boot_id: BootId | None = None
-    tries: Annotated[int, msgspec.Meta(ge=0)] = 0
-    granted_at: float
-    since: float
-    """When the present phase began."""
-    released: bool = False
-    """The bait has no further use for the lease: once gone, forget it."""
-    code: Code | None = None
-    """Why the VM is going, once it is going."""
-    text: str = ""
-    fenced: float | None = None
-    """The vCPUs are stopped for want of contact with the LRMS, which was last heard then; None: they may run (R9)."""
-    pause: Pause | None = None
-    """The vCPUs are stopped because the administrator wished it (yielding.py). Never together with `fenced`."""
-    stood: Standstill | None = None
-    """When they last stood still for either reason."""
-
-    @property
-    def key(self) -> str:
-        """Names this generation's overlay, console log and guest channel: never used for another."""
-        return f"{self.vm}-g{self.generation}"
-
-    def status(self) -> VmStatus:
-        """This VM as the bait is told of it."""
-        return VmStatus(
-            lease=self.lease,
-            generation=self.generation,
-            vm=self.vm,
-            phase=self.phase,
-            owner=self.owner,
-            environment=self.environment,
-            shape=self.shape,
-            run=self.bound or self.asked.next(),
-            bound=self.bound is not None,
-            boot_id=self.boot_id,
-        )
+__all__ = [
+    "LIVE", "Deed", "Facts", "Step", "Times", "Verdict", "Vm", "Way",
+    "bind", "decide", "ending", "is_end_of", "may_start", "release",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +53,10 @@ class Facts:
     """When this host was last seen to be in contact with the LRMS, or the LRMS not to run (ADR 0008)."""
     word: float = float("-inf")
     """When the bait last said that the LRMS has the bound run in this VM."""
+    way_free: bool = True
+    """False: a spare that gives way to this VM still has its slot, or its memory."""
+    labelled: bool = True
+    """The domain's metadata name this VM's lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +71,8 @@ class Times:
     """A VM in which a run has started is paused after so long without contact with the LRMS. Infinite: never."""
     fence_resume_s: float = 150.0
     """Contact that comes back within so long lets it go on at once: the LRMS still waits for its node."""
+    wake_limit_s: float = 60.0
+    """A VM that was not booted for its lease is ready within this, or never."""
     gives_up_s: float = 300.0
     """The LRMS starts the jobs of a silent node elsewhere after so long (Slurm: SlurmdTimeout)."""
 
@@ -140,6 +87,7 @@ class Deed(enum.Enum):
     """What may be done to the world. Each is idempotent."""
 
     CREATE = "create"
+    LABEL = "label"
     PAUSE = "pause"
     UNPAUSE = "unpause"
     DESTROY = "destroy"
@@ -159,7 +107,7 @@ def decide(vm: Vm, facts: Facts, times: Times) -> Step:
     """The next step of this VM."""
     match vm.phase:
         case VmPhase.RESERVED:
-            return Step(_enter(vm, VmPhase.CREATING, facts.now))
+            return _reserved(vm, facts, times)
         case VmPhase.CREATING:
             return _creating(vm, facts, times)
         case VmPhase.BOOTING:
@@ -174,6 +122,14 @@ def decide(vm: Vm, facts: Facts, times: Times) -> Step:
     return Step(vm)
 
 
+def _reserved(vm: Vm, facts: Facts, times: Times) -> Step:
+    if facts.way_free:
+        return Step(_enter(vm, VmPhase.CREATING, facts.now))
+    if facts.now >= facts.expires_at:
+        return Step(_expired(vm, facts.now))
+    return Step(vm, wake_at=facts.now + times.retry_s)
+
+
 def _creating(vm: Vm, facts: Facts, times: Times) -> Step:
     match facts.domain:
         case None:
@@ -184,6 +140,8 @@ def _creating(vm: Vm, facts: Facts, times: Times) -> Step:
             return Step(ending(vm, Code.BOOT_FAILED, "the VM stopped while it was made", facts.now))
     if facts.now >= facts.expires_at:
         return Step(_expired(vm, facts.now))
+    if vm.way is not Way.BOOT and (facts.refused or vm.tries >= times.creates):
+        return Step(replace(vm, way=Way.BOOT, tries=0))  # its golden state is of no use: a fresh overlay, and boot
     if vm.tries >= times.creates:
         why = facts.refused or "the hypervisor did not make the VM"
         return Step(ending(vm, Code.BOOT_FAILED, why, facts.now))
@@ -199,11 +157,29 @@ def _booting(vm: Vm, facts: Facts, times: Times) -> Step:
         return Step(_enter(replace(vm, boot_id=facts.ready), phase, facts.now))
     if facts.now >= facts.expires_at:
         return Step(_expired(vm, facts.now))
-    late = vm.since + times.boot_limit_s
+    limit_s = times.boot_limit_s if vm.way is Way.BOOT else min(times.wake_limit_s, times.boot_limit_s)
+    late = vm.since + limit_s
     if facts.now >= late:
-        why = facts.failed or f"the guest was not ready after {times.boot_limit_s:.0f} s; see its console log"
+        why = facts.failed or f"the guest was not ready after {limit_s:.0f} s; see its console log"
         return Step(ending(vm, Code.BOOT_FAILED, why, facts.now))
-    return Step(vm, wake_at=min(late, facts.expires_at))
+    return _waking(vm, facts, times) or Step(vm, wake_at=min(late, facts.expires_at))
+
+
+def _waking(vm: Vm, facts: Facts, times: Times) -> Step | None:
+    """What a VM needs that was not created for its lease: to carry the lease, then to run.
+
+    In that order: a domain without a lease never ran a job, and is destroyed by whoever does not know it.
+    """
+    if vm.labelled and vm.way is Way.BOOT:
+        return None
+    if facts.domain is None:
+        return Step(vm, wake_at=facts.now + times.retry_s)
+    wakes = vm.way is not Way.BOOT and facts.domain is DomainState.PAUSED
+    if not vm.labelled and not facts.labelled:
+        return Step(vm, Deed.LABEL)
+    if not vm.labelled or wakes:
+        return Step(replace(vm, labelled=True), Deed.UNPAUSE if wakes else None)
+    return None
 
 
 def _serving(vm: Vm, facts: Facts, times: Times) -> Step:
