@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from hostmaster.goldenfiles import GoldenFiles
 from hostmaster.world import Artifacts, ImageRefused
 from protocol.ids import EnvironmentName
 from wnod.image import manifest
@@ -60,6 +61,7 @@ class LocalImages:
         self._reactor, self._catalogue, self._owner = reactor, catalogue, owner
         self._overlays = Path(state) / "overlays"
         self._templates = Path(state) / "templates"
+        self._golden = GoldenFiles(Path(state) / "golden")
         self._good: dict[str, tuple[_Identity, Artifacts]] = {}
         # One thread hashes, so that an image asked for by many is read once; two others are never behind it.
         self._hashing = ThreadPool(0, 1, "images")
@@ -72,6 +74,7 @@ class LocalImages:
             directory.chmod(mode)  # QEMU must pass through to its overlay, and need not list what is there
         for leftover in (*self._overlays.glob("*" + _PARTIAL), *self._templates.glob("*" + _PARTIAL)):
             leftover.unlink()
+        self._golden.start()
         self._hashing.start()
         self._making.start()
 
@@ -95,6 +98,27 @@ class LocalImages:
     async def overlays(self) -> tuple[str, ...]:
         """See hostmaster.world.Images."""
         return await self._on(self._making, self._list)
+
+    async def golden_path(self, name: str) -> str:
+        """See hostmaster.world.Images."""
+        return str(await self._on(self._making, partial(self._golden.memory, name)))
+
+    async def freeze(self, name: str, overlay: str) -> None:
+        """See hostmaster.world.Images."""
+        await self._on(self._making, partial(self._golden.freeze, name, self._path(overlay)))
+
+    async def thaw(self, name: str, overlay: str) -> str:
+        """See hostmaster.world.Images."""
+        work = partial(self._copy, self._golden.overlay(name), self._path(overlay))
+        return await self._on(self._making, work)
+
+    async def remove_golden(self, name: str) -> None:
+        """See hostmaster.world.Images."""
+        await self._on(self._making, partial(self._golden.remove, name))
+
+    async def goldens(self) -> Mapping[str, int]:
+        """See hostmaster.world.Images."""
+        return await self._on(self._making, self._golden.sizes)
 
     async def _on(self, pool: ThreadPool, work: Callable[[], T]) -> T:
         return await deferToThreadPool(self._reactor, pool, work)
@@ -147,10 +171,12 @@ class LocalImages:
     # --- overlays, on the making threads ---------------------------------------------------------
 
     def _make(self, path: Path, disk_mib: int) -> str:
-        template = self._template(disk_mib)
+        return self._copy(self._template(disk_mib), path)
+
+    def _copy(self, source: Path, path: Path) -> str:
         partial_path = _beside(path)
         try:
-            _copy_sparse(template, partial_path)
+            _copy_sparse(source, partial_path)
             _hand_over(partial_path, *self._owner())
             # Replacing by rename: a QEMU that still has the old one keeps it, and nobody ever sees half a disk.
             partial_path.replace(path)
@@ -233,7 +259,7 @@ def _copy_range(read: int, write: int, start: int, end: int) -> None:
     while start < end:
         copied = os.copy_file_range(read, write, end - start, start, start)
         if copied == 0:
-            raise OSError("the overlay template became shorter while it was copied")
+            raise OSError("what an overlay is copied from became shorter meanwhile")
         start += copied
 
 

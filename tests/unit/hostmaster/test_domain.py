@@ -13,10 +13,13 @@ from hostmaster.domain import (
     ProbeSpec,
     domain_xml,
     is_probe,
+    machine_facts,
+    metadata_xml,
     offered_accelerators,
     probe_xml,
     qemu_ids,
     read_domain,
+    restored_xml,
 )
 from hostmaster.world import Accelerator, DomainSpec, DomainState, Ours
 from protocol.ids import EnvironmentName, Generation, LeaseId, Shape, VmName
@@ -69,6 +72,10 @@ all_ours = st.builds(
 )
 
 
+def spare(ours: Ours) -> Ours:
+    return replace(ours, lease=LeaseId(""), bait="", owner=0, run="")
+
+
 def parsed(spec: DomainSpec = SPEC) -> ET.Element:
     return ET.fromstring(domain_xml(spec))
 
@@ -82,6 +89,69 @@ def test_what_is_written_down_is_read_back(ours: Ours) -> None:
         assert (domain.name, domain.uuid, domain.state) == (ours.slot, SPEC.uuid, DomainState.PAUSED)
         assert domain.ours == ours
         assert domain.reason == "because"
+
+
+@given(all_ours)
+def test_a_label_for_a_living_domain_reads_as_if_it_had_been_made_with_it(ours: Ours) -> None:
+    for label in (ours, spare(ours)):
+        living = ET.fromstring(domain_xml(SPEC))
+        metadata = living.find("metadata")
+        assert metadata is not None
+        metadata.remove(metadata[0])
+        alone = ET.fromstring(metadata_xml(label))
+        alone.tag = f"{{{NAMESPACE}}}{alone.tag}"  # libvirt puts its namespace in
+        metadata.append(alone)
+        assert read_domain(ET.tostring(living, encoding="unicode"), DomainState.RUNNING).ours == label
+
+
+@given(all_ours)
+def test_a_spare_is_ours_and_has_neither_lease_nor_bait(ours: Ours) -> None:
+    found = read_domain(domain_xml(replace(SPEC, ours=spare(ours))), DomainState.RUNNING).ours
+    assert found == spare(ours)
+    assert found is not None
+    assert found.is_spare
+    assert not ours.is_spare
+
+
+@pytest.mark.parametrize("lost", ["lease", "bait"])
+def test_half_a_spare_is_not_understood_and_so_left_alone(lost: str) -> None:
+    root = parsed()
+    del root.find(f"metadata/{{{NAMESPACE}}}vm").attrib[lost]  # type: ignore[union-attr]
+    domain = read_domain(ET.tostring(root, encoding="unicode"), DomainState.RUNNING)
+    assert domain.ours is None
+    assert "lease and bait" in domain.reason
+
+
+def test_what_is_restored_differs_from_what_was_saved_in_overlay_console_channel_and_label_only() -> None:
+    saved = replace(SPEC, ours=spare(OURS), overlay="/o/old", console="/c/old", channel="/s/old")
+    indented = ET.fromstring(domain_xml(saved))
+    ET.indent(indented)  # as libvirt writes it
+    assert ET.canonicalize(restored_xml(ET.tostring(indented, encoding="unicode"), SPEC)) == ET.canonicalize(
+        domain_xml(SPEC)
+    )
+
+
+def test_a_saved_domain_is_restored_as_itself_or_not_at_all() -> None:
+    for other in (replace(SPEC, uuid="0" * 36), replace(SPEC, ours=replace(OURS, slot=VmName("vm2")))):
+        with pytest.raises(ValueError, match="saved was vm1"):
+            restored_xml(domain_xml(SPEC), other)
+
+
+def test_the_machines_facts_are_those_a_saved_memory_depends_on() -> None:
+    host = "<capabilities><host><cpu><arch>x86_64</arch><model>EPYC</model><vendor>AMD</vendor>{}</cpu></host>"
+    host += "</capabilities>"
+    offered = "<domainCapabilities><path>/usr/bin/qemu</path><machine>pc-q35-{}</machine></domainCapabilities>"
+    plain = machine_facts(host.format("<feature name='avx'/>"), offered.format("7.2"))
+    ticking = "<feature name='avx'/><counter name='tsc' frequency='2596120000'/>"
+    assert machine_facts(host.format(ticking), offered.format("7.2")) == plain, "measured anew at each boot"
+    others = [
+        machine_facts(host.format(""), offered.format("7.2")),
+        machine_facts(host.format("<microcode version='2'/><feature name='avx'/>"), offered.format("7.2")),
+        machine_facts(host.format("<feature name='avx'/>"), offered.format("8.0")),
+        machine_facts(host.format("<feature name='avx'/>"), ""),
+        machine_facts("<capabilities/>", ""),
+    ]
+    assert len({plain, *others}) == 6
 
 
 @pytest.mark.parametrize(
