@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,9 @@ class World(Protocol):
     async def stranger(self) -> str:
         """Somebody else's domain exists; its UUID."""
 
+    def golden(self, name: str) -> str:
+        """A path that memory may be saved at."""
+
 
 class FakeWorld:
     """The fake, on the real reactor so that the same test suits it."""
@@ -99,6 +103,9 @@ class FakeWorld:
     async def stranger(self) -> str:
         return self.hypervisor.stranger("somebody-elses")
 
+    def golden(self, name: str) -> str:
+        return f"/golden/{name}/memory"
+
 
 class LibvirtWorld:
     """libvirt at a URI; its own connection for what happens behind the hypervisor's back."""
@@ -108,6 +115,7 @@ class LibvirtWorld:
     def __init__(self, uri: str = "test:///default") -> None:
         self.uri = uri
         self.hypervisor = LibvirtHypervisor(reactor, uri, LIMITS)
+        self._goldens: Path | None = None
 
     async def open(self) -> None:
         opened: Deferred[None] = Deferred()
@@ -117,6 +125,12 @@ class LibvirtWorld:
 
     async def close(self) -> None:
         await self.hypervisor.stop()
+        if self._goldens is not None:
+            shutil.rmtree(self._goldens)
+
+    def golden(self, name: str) -> str:
+        self._goldens = self._goldens or Path(tempfile.mkdtemp(prefix="wnod-golden-"))
+        return str(self._goldens / name)
 
     async def spec(self, slot: str = "vm1", generation: int = 1) -> DomainSpec:
         return spec(slot, generation)
@@ -204,6 +218,11 @@ class SessionWorld(RealWorld):
 
     def _qemu_user(self) -> tuple[int, int]:
         return self.session.ids
+
+    def golden(self, name: str) -> str:
+        path = super().golden(name)
+        os.chown(Path(path).parent, *self.session.ids)  # it is that user's own libvirtd that writes there
+        return path
 
     async def spec(self, slot: str = "vm1", generation: int = 1) -> DomainSpec:
         made = await super().spec(slot, generation)
