@@ -29,6 +29,9 @@ class Environments:
     """Seconds since 1970."""
     breakers: dict[EnvironmentName, Breaker] = field(default_factory=dict)
     log: Logger = field(default_factory=lambda: Logger("hostmaster.environments"))
+    _host: Host | None = None
+    _found: object = None
+    _described: Catalogue | None = None
 
     async def verify(self) -> None:
         """Check every image anew (cheap if its files have not changed). Never raises for a bad image."""
@@ -51,7 +54,14 @@ class Environments:
         self.breakers[name] = self.breakers.get(name, Breaker()).failed(why, self.now())
 
     def host(self) -> Host:
-        """What the configuration and the images allow now."""
+        """What the configuration and the images allow now. Asked every second: made anew only when that has changed."""
+        resting = tuple((name, breaker.obstacle(self.now())) for name, breaker in self.breakers.items())
+        found = (tuple(self.artifacts), tuple(self.refusals.items()), self.obstacle, resting, self.total, self.slots)
+        if self._host is None or found != self._found or self.catalogue is not self._described:
+            self._host, self._found, self._described = self._make(), found, self.catalogue
+        return self._host
+
+    def _make(self) -> Host:
         entries = self.catalogue.environments
         return Host(
             total=self.total,
