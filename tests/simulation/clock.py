@@ -1,9 +1,8 @@
 """Virtual time: one queue of calls for the whole cluster, and for each daemon a clock that can jump and die."""
 
-import contextlib
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
@@ -38,7 +37,7 @@ class Call:
         self.cancelled = False
 
     def active(self) -> bool:
-        return not (self.called or self.cancelled)
+        return not (self.called or self.cancelled or (self.life is not None and self.life.dead))
 
     def cancel(self) -> None:
         self._must_be_active()
@@ -113,29 +112,29 @@ class World:
     def push(self, call: Call) -> None:
         heapq.heappush(self._heap, (call.due, next(self._order), call))
 
-    def step(self, until: float) -> Call | None:
-        """Make the next call due by `until`; None if there is none."""
-        while self._heap and self._heap[0][0] <= until:
-            due, _, call = heapq.heappop(self._heap)
-            if not call.active():
+    def run(self, until: float, trouble: Sequence[object] = ()) -> None:
+        """Make the calls that are due by `until`, and no more as soon as there is any trouble."""
+        heap = self._heap
+        while heap and heap[0][0] <= until and not trouble:
+            due, _, call = heapq.heappop(heap)
+            if call.called or call.cancelled or (call.life is not None and call.life.dead):
                 continue
             if call.due > due:
                 self.push(call)
                 continue
-            self._advance(due)
+            if due > self.now:
+                self.now = due
+                self._burst = 0
+            self._burst += 1
+            assert self._burst < AT_ONCE, "time stands still: something runs in circles"
             call.called = True
             self.calls += 1
-            with contextlib.suppress(Crash):
+            try:  # noqa: SIM105 - a context manager for each of millions of calls is felt
                 call.func(*call.args, **call.kw)
-            return call
-        return None
-
-    def _advance(self, due: float) -> None:
-        if due > self.now:
-            self.now = due
-            self._burst = 0
-        self._burst += 1
-        assert self._burst < AT_ONCE, "time stands still: something runs in circles"
+            except Crash:
+                pass
+        if not trouble:
+            self.now = max(self.now, until)
 
     def shift(self, life: "Life", seconds: float) -> None:
         """The clock of that daemon jumps ahead by so much (back, if negative): its calls keep their time of day."""
@@ -197,10 +196,8 @@ class Life:
         raise Crash(f"{self.name} at {kind}")
 
     def die(self) -> None:
-        """Nothing planned will happen any more."""
+        """Nothing planned will happen any more: `World.run` passes over what dead ones have planned."""
         self.dead = True
-        for call in self.getDelayedCalls():
-            call.drop()
 
     # --- what protocol.link needs of a reactor; set by the network ---
 

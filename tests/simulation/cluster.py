@@ -212,16 +212,9 @@ class Cluster:
     # --- time ---
 
     def run(self, until: float, stop: Callable[[], bool] = lambda: False) -> None:
-        """Let time pass until then, or until `stop` (asked once a second)."""
-        look = self.world.now
-        while not self.judge.breaches:
-            if self.world.now >= look:
-                look = self.world.now + 1.0
-                if stop():
-                    return
-            if self.world.step(until) is None:
-                self.world.now = until
-                return
+        """Let time pass until then, or until `stop` (asked once a second), or until something is wrong."""
+        while self.world.now < until and not self.judge.breaches and not stop():
+            self.world.run(min(until, self.world.now + 1.0), self.judge.breaches)
 
     # --- convergence ---
 
@@ -252,12 +245,23 @@ class Cluster:
         left += [] if node.up else ["the bait is down"]
         return left
 
+    @staticmethod
+    def _is_quiet(site: Site) -> bool:
+        host, bait = site.host, site.bait
+        return host is not None and bait is not None and not (host.keeper.vms or bait.follower.leases or site.starters)
+
     def at_rest(self) -> bool:
         """Nothing is left to be done."""
+        jobs = self.lrms.all_jobs.values()
+        if self.to_come or any(job.state is not JobState.ENDED for job in jobs):
+            return False
+        if not all(map(self._is_quiet, self.sites)):
+            return False  # the quick way to the usual answer
         return not self.left_over()
 
     def dispose(self) -> None:
         """End all daemons, so that nothing of this cluster outlives it."""
+        self.net.end()
         for site in self.sites:
             site.kill("host")
             site.kill("bait")

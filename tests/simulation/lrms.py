@@ -1,12 +1,14 @@
 """The batch system of a large site: the faithful fake with indexes, and each bait's own unreliable way to it."""
 
-import copy
+import contextlib
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from bait.lrms.base import Home, JobState, JobView, LrmsRefused, LrmsUnavailable, NodeView
 from protocol.ids import Run, Shape
@@ -47,6 +49,7 @@ class Controller(FakeLrms):
         self._on: dict[str, dict[str, FakeJob]] = {}
         self._queue: dict[str, FakeJob] = {}
         self._home: dict[str, None] = {}
+        self._registered: dict[str, None] = {}
         self.requeued: Callable[[FakeJob, str], None] = lambda job, why: None
         self.left: Callable[[FakeJob], None] = lambda job: None
         """The job leaves its node: whatever still runs of it there is killed."""
@@ -60,8 +63,7 @@ class Controller(FakeLrms):
 
     def add_node(self, name: str, *, vm: bool = False, cpus: int = 4, features: Iterable[str] = ()) -> FakeNode:
         node = super().add_node(name, vm=vm, cpus=cpus, features=features)
-        if not vm:
-            self._home[name] = None
+        (self._registered if vm else self._home)[name] = None
         return node
 
     def submit(self, *, tasks: Iterable[int] = (), owner: int = 1000, user: str = "alice", **wishes: object) -> str:
@@ -185,6 +187,13 @@ class Controller(FakeLrms):
             self.requeued(job, "its user requeued it")
             self._leave(job, lambda: self._requeue(job, ""))
 
+    async def waiting(self) -> Mapping[str, JobView]:
+        return {job.id: job.view() for job in self._queue.values() if self._may_be_ours(job)}
+
+    async def dead_nodes(self) -> tuple[str, ...]:
+        down = (self.all_nodes[name] for name in self._registered if name in self.all_nodes)
+        return tuple(node.name for node in down if not node.up)
+
     async def nodes(self) -> Mapping[str, NodeView]:
         return _Nodes(self.all_nodes, self._node_view)
 
@@ -192,12 +201,18 @@ class Controller(FakeLrms):
 
     def save(self) -> Any:
         """The state as a controller saves it: jobs and nodes."""
-        return copy.deepcopy((self.all_jobs, self.all_nodes, self.outcome))
+        return self._copied((self.all_jobs, self.all_nodes, self.outcome))
+
+    @staticmethod
+    def _copied(saved: Any) -> Any:
+        jobs, nodes, outcome = saved
+        copies = {key: replace(job, starts=list(job.starts)) for key, job in jobs.items()}
+        return copies, {name: replace(node) for name, node in nodes.items()}, dict(outcome)
 
     def go_back(self, saved: Any) -> None:
         """The controller starts from an older state: jobs submitted since are unknown (no number is given twice)."""
         known = set(self.all_jobs) | set(self.outcome)
-        self.all_jobs, self.all_nodes, self.outcome = copy.deepcopy(saved)
+        self.all_jobs, self.all_nodes, self.outcome = self._copied(saved)
         for job_id in known - set(self.all_jobs) - set(self.outcome):
             self.outcome[job_id] = "FORGOTTEN"
         self._queue = {job.id: job for job in self.all_jobs.values() if job.state is JobState.PENDING}
@@ -221,34 +236,44 @@ class Way:
         self._trouble = trouble
         self.cluster = controller.cluster
 
-    async def _call(self, what: str, call: Callable[[], Awaitable[T]], *, change: bool) -> T:
+    def _call(self, call: Callable[[], Coroutine[Any, Any, T]], *, change: bool) -> "Deferred[T]":
+        """The question takes a while to get there, and its answer to come back."""
         life, trouble = self._life, self._trouble
         life.point("before-lrms")
         delay = 0.002 + 0.02 * self._rng.random()
         if trouble.hang_until > life.world.now:
             delay = min(ANSWER_LIMIT_S, trouble.hang_until - life.world.now + delay)
-        await self._pause(delay)
-        if trouble.away or trouble.cut or delay >= ANSWER_LIMIT_S:
-            if change and trouble.late and not (trouble.away or trouble.cut):
-                await call()
-            raise LrmsUnavailable("the batch system does not answer")
-        answer = await call()
-        await self._pause(0.001)
-        if change:
-            life.point("after-lrms")
-        if trouble.lose_replies > 0 and change:
-            trouble.lose_replies -= 1
-            raise LrmsUnavailable("the batch system's reply was lost")
+        answer: Deferred[T] = Deferred()
+        life.callLater(delay, self._arrive, call, change, delay >= ANSWER_LIMIT_S, answer)
         return answer
 
-    async def _pause(self, seconds: float) -> None:
-        waiting: Deferred[None] = Deferred()
-        self._life.callLater(seconds, waiting.callback, None)
-        await waiting
-
-    async def _change(self, what: str, job: str, call: Callable[[], Awaitable[None]]) -> None:
+    def _arrive(
+        self, call: Callable[[], Coroutine[Any, Any, T]], change: bool, late: bool, answer: "Deferred[T]"
+    ) -> None:
+        trouble = self._trouble
+        if trouble.away or trouble.cut or late:
+            if change and trouble.late and not (trouble.away or trouble.cut):
+                with contextlib.suppress(LrmsRefused):
+                    _at_once(call())
+            answer.errback(LrmsUnavailable("the batch system does not answer"))
+            return
         try:
-            await self._call(what, call, change=True)
+            result: Any = _at_once(call())
+        except (LrmsRefused, LrmsUnavailable) as error:
+            result = Failure(error)  # type: ignore[no-untyped-call]
+        self._life.callLater(0.001, self._return, result, change, answer)
+
+    def _return(self, result: Any, change: bool, answer: "Deferred[Any]") -> None:
+        if change and not isinstance(result, Failure):
+            self._life.point("after-lrms")
+            if self._trouble.lose_replies > 0:
+                self._trouble.lose_replies -= 1
+                result = Failure(LrmsUnavailable("the batch system's reply was lost"))  # type: ignore[no-untyped-call]
+        answer.callback(result)
+
+    async def _change(self, what: str, job: str, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await self._call(call, change=True)
         except LrmsRefused as error:
             self._controller.trace(job, f"{self._life.name}: {what} refused: {error}")
             raise
@@ -260,17 +285,17 @@ class Way:
     # --- Lrms ---
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, JobView]:
-        answer = await self._call("jobs", lambda: self._controller.jobs(ids), change=False)
+        answer = await self._call(lambda: self._controller.jobs(ids), change=False)
         return self._trouble.jobs(self._life.world.now, ids, answer)
 
     async def nodes(self) -> Mapping[str, NodeView]:
-        return await self._call("nodes", self._controller.nodes, change=False)
+        return await self._call(self._controller.nodes, change=False)
 
     async def waiting(self) -> Mapping[str, JobView]:
-        return await self._call("waiting", self._controller.waiting, change=False)
+        return await self._call(self._controller.waiting, change=False)
 
     async def dead_nodes(self) -> tuple[str, ...]:
-        return await self._call("dead nodes", self._controller.dead_nodes, change=False)
+        return await self._call(self._controller.dead_nodes, change=False)
 
     async def make_requeueable(self, run: Run, note: str) -> None:
         await self._change("make requeueable", run.key, lambda: self._controller.make_requeueable(run, note))
@@ -285,7 +310,7 @@ class Way:
         await self._change(f"refuse ({text})", run.key, lambda: self._controller.refuse(run, home, text))
 
     async def tell(self, run: Run, text: str) -> None:
-        await self._call("tell", lambda: self._controller.tell(run, text), change=True)
+        await self._call(lambda: self._controller.tell(run, text), change=True)
 
     async def close_node(self, node: str, reason: str) -> None:
         await self._change(f"close {node}", "", lambda: self._controller.close_node(node, reason))
@@ -298,6 +323,16 @@ class Way:
 
     async def remove_node(self, node: str) -> None:
         await self._change(f"remove node {node}", "", lambda: self._controller.remove_node(node))
+
+
+def _at_once(answer: Coroutine[Any, Any, T]) -> T:
+    """The controller's answer: in here it takes none of the clock's time."""
+    try:
+        answer.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    raise AssertionError("the controller waits for something")
 
 
 class Trouble:

@@ -185,11 +185,15 @@ class Net:
         self.rng = rng
         self.ports: dict[str, Port] = {}
         self.paths: dict[tuple[str, str], Path] = {}
-        self._pipes: list[Pipe] = []
+        self._paths_of: dict[str, list[Path]] = {}
 
     def path(self, bait: str, host: str) -> Path:
         """The way between these two."""
-        return self.paths.setdefault((bait, host), Path())
+        if (bait, host) not in self.paths:
+            path = self.paths[bait, host] = Path()
+            for name in (bait, host):
+                self._paths_of.setdefault(name, []).append(path)
+        return self.paths[bait, host]
 
     def listen(self, life: Life, address: str, port: int, factory: Any) -> Port:
         self.ports[address] = Port(self, life, address, factory)
@@ -197,14 +201,18 @@ class Net:
 
     def gone(self, life: Life, *, silently: bool = False) -> None:
         """That process is gone; `silently`: with its whole machine, so that nobody is told."""
-        for address, port in tuple(self.ports.items()):
-            if port.life is life:
-                del self.ports[address]
-        for path in self.paths.values():
+        port = self.ports.get(life.name)
+        if port is not None and port.life is life:
+            del self.ports[life.name]
+        for path in self._paths_of.get(life.name, ()):
             for pipe in tuple(path.pipes):
                 if pipe.life is life:
                     pipe.lost = pipe.peer.lost = silently
                     pipe.end(ConnectionLost())
+
+    def end(self) -> None:
+        """There is no network any more."""
+        self._paths_of.clear()
 
     def reset(self, path: Path) -> None:
         """Connections break, and both ends hear of it."""
