@@ -5,7 +5,7 @@ by `bait.job.decide` over fresh facts, after a crash exactly as before it.
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,18 +16,20 @@ from twisted.logger import Logger
 
 from bait import job as jobs
 from bait import note
+from bait.change import KIND, Change
 from bait.hookserver import Answer, Word
 from bait.hostview import HostView
 from bait.lease import Deed, Facts, Lease, Phase, Times
 from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
 from protocol.ids import LeaseId, RequestId, Run
 from protocol.messages import Bind, FromBait, Release, RequestVm
+from wnod.commits import Commits
 from wnod.crashpoint import around
 from wnod.duties import Duties, Next, Now
 from wnod.fresh import Fresh
+from wnod.indexed import Indexed
 from wnod.journal import Journal
 
-KIND = "lease"
 PAST = "past"
 KEPT = 500
 """How many leases that are over stay readable, for `wnod jobs --all` and for those who ask what ran where."""
@@ -81,14 +83,17 @@ class Follower:
     new_id: Callable[[], str]
     observer: Observer
     link: Link = field(init=False)
-    leases: dict[LeaseId, Lease] = field(default_factory=dict)
+    leases: Indexed[LeaseId, Lease] = field(default_factory=lambda: Indexed(job=_job, run=_run))
     hooks: dict[LeaseId, Hook] = field(default_factory=dict)
     past: deque[Lease] = field(default_factory=deque)
     """The last leases that are over, oldest first."""
     _sights: dict[str, _Sight] = field(default_factory=dict)
+    _failures: Counter[str] = field(default_factory=Counter)
+    """How many of the past leases of a job have failed."""
     log: Logger = field(default_factory=lambda: Logger("bait.follower"))
 
     def __post_init__(self) -> None:
+        self.commits = Commits(self.clock, self.journal)
         self.duties = Duties(self.clock, self._step, "lease")
         self.nodes: Fresh[Mapping[str, NodeView]] = Fresh(self.clock, self._nodes)
 
@@ -98,6 +103,7 @@ class Follower:
             self.leases[lease.lease] = lease
         over = sorted(self.journal.load(PAST, Lease).values(), key=lambda lease: lease.since)
         self.past.extend(over)
+        self._failures.update(_job(lease) for lease in over if lease.failed)
         self.kick_all()
 
     def kick(self, lease: LeaseId) -> None:
@@ -112,25 +118,35 @@ class Follower:
 
     def of_run(self, run: Run) -> Lease | None:
         """The lease of exactly this run, unless it has ended."""
-        found = (x for x in self.leases.values() if x.run == run and x.phase is not Phase.ENDED)
+        found = (x for x in self.leases.where("run", run) if x.phase is not Phase.ENDED)
         return next(found, None)
 
     def put(self, lease: Lease) -> None:
-        """Journal the record, then believe it, then see to what follows."""
-        before = self.leases.get(lease.lease)
-        if before == lease:
+        """Journal the record now, then believe it, then see to what follows."""
+        change = Change(self, self.leases.get(lease.lease), lease)
+        if change.before == lease:
             return
-        with around(f"bait.commit.{lease.phase}"), self.journal.transaction():
-            self.journal.put(KIND, lease.lease, lease)
-            if before is None or before.phase is not lease.phase:
-                self.journal.history(KIND, lease.run.job, _line(lease), self.clock.seconds())
-        self.leases[lease.lease] = lease
-        self.observer.changed(before, lease)
-        self.duties.kick(lease.lease)
+        change.begin()
+        try:
+            with self.journal.transaction():
+                change.put()
+        except BaseException:
+            change.undo()
+            raise
+        change.done()
+
+    async def write(self, before: Lease | None, lease: Lease) -> bool:
+        """As `put`, in one commit with all who write in this moment.
+
+        False, and nothing is written, if meanwhile the record is not `before` any more, or (None) its run has one.
+        """
+        change = Change(self, before, lease, only=True)
+        await self.commits.write(change)
+        return change.written
 
     def supersede(self, newer: Run) -> None:
         """A starter of `newer` is here: older leases of the same job let go of it (R6)."""
-        for lease in tuple(self.leases.values()):
+        for lease in self.leases.where("job", newer.key):
             if jobs.superseded(lease, newer):
                 self.put(jobs.supersede(lease, newer, self.clock.seconds()))
 
@@ -139,12 +155,15 @@ class Follower:
             self.journal.remove(KIND, lease.lease)
             self.journal.put(PAST, lease.lease, lease)
             self.past.append(lease)
+            self._failures[_job(lease)] += lease.failed
             while len(self.past) > KEPT:
-                self.journal.remove(PAST, self.past.popleft().lease)
+                oldest = self.past.popleft()
+                self.journal.remove(PAST, oldest.lease)
+                self._failures[_job(oldest)] -= oldest.failed
         del self.leases[lease.lease]
         self.view.forget(lease.lease)
         self._answer(lease.lease, "hand-back", lease.text)
-        if not any(x.run.same_job(lease.run) for x in self.leases.values()):
+        if not self.leases.where("job", lease.run.key):
             self._sights.pop(lease.run.key, None)
         self.observer.forgotten(lease)
 
@@ -159,7 +178,8 @@ class Follower:
         if lease is None:
             return Now.REST
         step = jobs.decide(lease, facts, self.times)
-        self.put(step.lease)
+        if step.lease != lease and not await self.write(lease, step.lease):
+            return Now.AGAIN
         if step.deed is not None:
             return await self._do(step.lease, step.deed, facts)
         if step.lease != lease:
@@ -195,7 +215,7 @@ class Follower:
             lost=view.lost.get(lease_id, ""),
             node=node is not None,
             node_ready=node is not None and node.state is NodeState.READY,
-            failures=sum(past.failed and past.run.same_job(lease.run) for past in self.past),
+            failures=self._failures[_job(lease)],
         )
 
     async def _look_at_job(self, lease: Lease) -> tuple[bool, JobView | None]:
@@ -246,18 +266,18 @@ class Follower:
         except LrmsRefused as error:
             # The world is not as it was seen: look again.
             self.log.warn("{run}: {deed} refused: {error}", run=str(lease.run), deed=deed.value, error=error)
-            self._note(lease, jobs.refused(lease, deed, self.clock.seconds()))
+            await self._note(lease, jobs.refused(lease, deed, self.clock.seconds()))
             return self.times.poll_s / 2
         except LrmsUnavailable as error:
             self.log.warn("{run}: {deed}: no answer: {error}", run=str(lease.run), deed=deed.value, error=error)
             return self.times.poll_s
-        self._note(lease, jobs.done(lease, deed, self.clock.seconds()))
+        await self._note(lease, jobs.done(lease, deed, self.clock.seconds()))
         return Now.AGAIN if deed not in _SAID else Now.REST
 
-    def _note(self, lease: Lease, after: Lease) -> None:
+    async def _note(self, lease: Lease, after: Lease) -> None:
         """Put what a deed led to, unless the record has changed meanwhile."""
-        if self.leases.get(lease.lease) == lease:
-            self.put(after)
+        if after != lease:
+            await self.write(lease, after)
 
     async def _perform(self, lease: Lease, deed: Deed, facts: Facts) -> None:
         job = facts.job
@@ -325,14 +345,13 @@ class Follower:
             hook.answer.callback(Answer(word, text))
 
 
+def _job(lease: Lease) -> str:
+    return lease.run.key
+
+
+def _run(lease: Lease) -> Run:
+    return lease.run
+
+
 _SAID = frozenset({Deed.ASK, Deed.BIND, Deed.RELEASE_VM, Deed.FORGET})
 """Deeds whose answer comes as a message, which kicks: looking again before it would find nothing new."""
-
-
-def _line(lease: Lease) -> str:
-    words = [str(lease.run), lease.phase]
-    if lease.vm is not None:
-        words.append(f"VM {lease.vm} generation {lease.generation}")
-    if lease.text:
-        words.append(f"({lease.text})")
-    return " ".join(words)

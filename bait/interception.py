@@ -76,13 +76,12 @@ class Interception:
         capacity = self.follower.view.capacity
         if capacity is None:
             return Answer("hand-back", "wnod: the hostmaster of this host does not answer")
-        known = self.follower.of_run(run)
-        if known is not None:  # another starter of this run was faster
-            return known
         offers = {offer.environment: offer for offer in capacity.offers}
         lease = self._record(run, job, match.match(job, self.rules, offers))
-        self.follower.put(lease)
-        return lease
+        if await self.follower.write(None, lease):
+            return lease
+        known = self.follower.of_run(run)  # another starter of this run was faster
+        return known or Answer("hand-back", "wnod: the lease of this run has just ended")
 
     def _record(self, run: Run, job: JobView, wanted: Wanted | Impossible) -> Lease:
         now = self.clock.seconds()

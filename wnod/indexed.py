@@ -64,4 +64,4 @@ class Indexed(dict[K, V]):
     def _not_indexed(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError("change an Indexed by item assignment: nothing else keeps its index")
 
-    update = setdefault = popitem = __ior__ = _not_indexed  # type: ignore[assignment]
+    update = setdefault = popitem = __ior__ = _not_indexed
