@@ -6,7 +6,8 @@ Pure. Secrets come in as bytes and leave only inside `credential` lines, which n
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hostmaster.lifecycle import Vm
+from hostmaster.spare import Spare
+from hostmaster.vm import Vm
 from protocol import guest
 
 
@@ -42,7 +43,7 @@ class Site:
     dns: str | None = None
 
 
-def lines(
+def lines(  # noqa: PLR0913 - one argument for each thing that a guest is told of
     vm: Vm,
     site: Site,
     address: str,
@@ -51,8 +52,31 @@ def lines(
     now: float,
     overhead_mib: int = 0,
     tags: tuple[str, ...] = (),
+    *,
+    seed: bytes = b"",
 ) -> bytes:
-    """All a guest needs between `welcome` and `go`; idempotent, so it is simply sent again after a reconnect."""
+    """All a guest needs between `welcome` and `go`; idempotent, so it is simply sent again after a reconnect.
+
+    `seed`: 32 to 64 fresh random bytes for one that was at standby.
+    """
+    out = [guest.welcome(vm.generation), guest.clock(now)]
+    out += [guest.seed(seed)] if seed else []
+    out.append(_common(vm, site, address, overhead_mib, tags))
+    out += [guest.account(account.passwd), *(guest.group(line) for line in account.groups)]
+    out += [guest.credential(name, 0o400, content) for name, content in credentials.items()]
+    return b"".join([*out, guest.go()])
+
+
+def standby_lines(
+    spare: Spare, site: Site, address: str, now: float, overhead_mib: int = 0, tags: tuple[str, ...] = ()
+) -> bytes:
+    """All a guest needs between `welcome` and `standby`: neither a secret nor anything of any user."""
+    told = _common(spare, site, address, overhead_mib, tags)
+    return b"".join([guest.welcome(spare.generation), guest.clock(now), told, guest.standby()])
+
+
+def _common(vm: Vm | Spare, site: Site, address: str, overhead_mib: int, tags: tuple[str, ...]) -> bytes:
+    """What every VM of this slot, environment and shape is told, whoever has it."""
     settings = {
         "address": address,
         "lrms": site.lrms,
@@ -66,10 +90,7 @@ def lines(
         settings["gateway"] = site.gateway
     if site.dns:
         settings["dns"] = site.dns
-    out = [guest.welcome(vm.generation), guest.clock(now)]
-    out += [guest.setting(key, value) for key, value in settings.items()]
+    out = [guest.setting(key, value) for key, value in settings.items()]
     out += [guest.host_entry(address_, name) for address_, name in site.hosts.items()]
     out += [guest.mount(m.kind, m.source, m.target, m.options) for m in site.mounts]
-    out += [guest.account(account.passwd), *(guest.group(line) for line in account.groups)]
-    out += [guest.credential(name, 0o400, content) for name, content in credentials.items()]
-    return b"".join([*out, guest.go()])
+    return b"".join(out)

@@ -4,18 +4,18 @@ The only place where a VM's record changes. Whoever wants something of a VM (a b
 changes the record through a pure function of `lifecycle` and `put`s it; the deeds follow from the record.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Protocol
 
-import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster import lifecycle, reconcile, yielding
+from hostmaster import lifecycle, reconcile, ways, yielding
 from hostmaster.contact import Contact
-from hostmaster.lifecycle import Deed, Facts, Times, Vm
+from hostmaster.lifecycle import Deed, Facts, Times, Vm, Way
+from hostmaster.spare import Spare
 from hostmaster.world import (
     Domain,
     DomainRefused,
@@ -37,6 +37,7 @@ from wnod.indexed import Indexed
 from wnod.journal import Journal
 
 KIND = "vm"
+SPARES = "spare"
 LOOKED_FOR_BY: dict[str, Callable[[Vm], str]] = {name: attrgetter(name) for name in ("lease", "uuid", "key")}
 
 
@@ -48,6 +49,33 @@ class Observer(Protocol):
 
     def forgotten(self, vm: Vm) -> None:
         """The VM is gone, released and off the record; its slot is free."""
+
+
+class Beside(Protocol):
+    """The spares, whose generations are from the same counter: hostmaster.stock.Stock."""
+
+    spares: dict[Generation, Spare]
+
+    def load(self) -> None:
+        """Read the journal."""
+
+    async def recover(self, domains: Iterable[Domain]) -> None:
+        """Compare records with what there is. Nothing is awaited before the domains were judged."""
+
+    def with_uuid(self, uuid: str) -> Iterable[Generation]:
+        """Generations of the spares whose domain has this UUID."""
+
+    def in_the_way(self, vm: Vm) -> bool:
+        """True while a VM that was granted waits for spares to be gone."""
+
+    async def step(self, generation: Generation) -> Next:
+        """See to this spare, if it is one."""
+
+    def became(self, before: Vm | None, vm: Vm) -> None:
+        """A VM's record has changed."""
+
+    def noticed(self) -> None:
+        """A VM is off the record."""
 
 
 @dataclass
@@ -67,6 +95,12 @@ class Keeper:
     observer: Observer
     contact: Contact | None = None
     """Without it no VM is fenced."""
+    beside: Beside | None = None
+    """Without it every VM boots."""
+    greet: Callable[[str], None] = lambda key: None
+    """Tell the guest on this channel what it waits for, if it is there and may be told."""
+    unanswered: set[Generation] = field(default_factory=set)
+    """Guests that spoke before their domain carried the lease."""
     vms: Indexed[Generation, Vm] = field(default_factory=lambda: Indexed(**LOOKED_FOR_BY))
     ready: dict[Generation, BootId] = field(default_factory=dict)
     failed: dict[Generation, str] = field(default_factory=dict)
@@ -94,6 +128,8 @@ class Keeper:
             self._renewed[vm.lease] = now
             if vm.phase is not VmPhase.GONE:
                 self.guests.open(vm.key)
+        if self.beside is not None:
+            self.beside.load()
         self.hypervisor.watch(self._hint)
 
     async def recover(self) -> None:
@@ -109,19 +145,29 @@ class Keeper:
                 self.contact.assume()
             self.guests.open(vm.key)
             self.put(vm)
-        for name in reconcile.leftovers(await self.images.overlays(), self.vms.values(), domains):
+        if self.beside is not None:
+            await self.beside.recover(domains)
+        for name in reconcile.leftovers(await self.images.overlays(), self._records(), domains):
             self.log.warn("removing overlay {name}: it belongs to no VM", name=name)
             await self.images.remove_overlay(name)
         self.kick_all()
 
+    def _records(self) -> list[Vm | Spare]:
+        return [*self.vms.values(), *(self.beside.spares.values() if self.beside is not None else ())]
+
     def kick_all(self) -> None:
-        """See to every VM."""
-        for generation in self.vms:
-            self.duties.kick(str(generation))
+        """See to every VM and spare."""
+        for record in self._records():
+            self.duties.kick(str(record.generation))
 
     def _hint(self, uuid: str) -> None:
-        for vm in self.vms.where("uuid", uuid) if uuid else tuple(self.vms.values()):
+        if not uuid:
+            self.kick_all()
+            return
+        for vm in self.vms.where("uuid", uuid):
             self.duties.kick(str(vm.generation))
+        for generation in self.beside.with_uuid(uuid) if self.beside is not None else ():
+            self.duties.kick(str(generation))
 
     # --- records ---------------------------------------------------------------------------------
 
@@ -133,12 +179,17 @@ class Keeper:
         """The VM whose overlay and channel have this name, if there is one."""
         return self.vms.one("key", key)
 
-    def put(self, vm: Vm) -> None:
-        """Journal the record, then believe it, then tell of it, then see to what follows from it."""
+    def put(self, vm: Vm, was_spare: bool = False) -> None:
+        """Journal the record, then believe it, then tell of it, then see to what follows from it.
+
+        `was_spare`: in the place of a spare's record, which is off the journal with the same commit.
+        """
         before = self.vms.get(vm.generation)
         if before == vm:
             return
-        with around(f"host.commit.{vm.phase}"), self.journal.transaction():
+        with around("host.commit.taken" if was_spare else f"host.commit.{vm.phase}"), self.journal.transaction():
+            if was_spare:
+                self.journal.remove(SPARES, str(vm.generation))
             self.journal.put(KIND, str(vm.generation), vm)
             if before is None or before.phase is not vm.phase or before.fenced != vm.fenced:
                 fenced = "paused: no contact with the LRMS" if vm.fenced is not None else ""
@@ -152,6 +203,8 @@ class Keeper:
             self.tell_time(vm)
         self._renewed.setdefault(vm.lease, self.clock.seconds())
         self.observer.changed(before, vm)
+        if self.beside is not None:
+            self.beside.became(before, vm)
         self.duties.kick(str(vm.generation))
 
     def tell_time(self, vm: Vm) -> None:
@@ -166,11 +219,14 @@ class Keeper:
         for memory in (self.ready, self.failed, self._refused, self.seen):
             memory.pop(vm.generation, None)
         self._late.discard(vm.generation)
+        self.unanswered.discard(vm.generation)
         self._renewed.pop(vm.lease, None)
         if self.contact is not None:
             self.contact.forget(vm.lease)
         self.guests.close(vm.key)  # a VM that never was made has nothing else to be cleaned
         self.observer.forgotten(vm)
+        if self.beside is not None:
+            self.beside.noticed()
 
     def renew(self, lease: LeaseId) -> bool:
         """The bait still has this lease; False if no VM here is for it."""
@@ -206,7 +262,7 @@ class Keeper:
     async def _step(self, key: str) -> Next:
         generation = Generation(int(key))
         if generation not in self.vms:
-            return Now.REST
+            return Now.REST if self.beside is None else await self.beside.step(generation)
         facts = await self._facts(generation)
         vm = self.vms.get(generation)
         if vm is None:
@@ -220,16 +276,20 @@ class Keeper:
             with around(f"host.deed.{step.deed.value}"):
                 return await self._perform(step.vm, step.deed)
         if step.vm != vm:
+            self._answer_late(step.vm)
             return Now.AGAIN
         return Now.REST if step.wake_at in (None, float("inf")) else max(0.0, step.wake_at - facts.now)
 
     async def _facts(self, generation: Generation) -> Facts:
         domain: DomainState | None
         overlay: bool | None = None
+        labelled = False
         try:
             seen = await self.look.get()
             vm = self.vms[generation]
-            domain = seen[vm.uuid].state if vm.uuid in seen else DomainState.ABSENT
+            shown = seen.get(vm.uuid)
+            domain = reconcile.state_of(shown, generation)
+            labelled = shown is not None and shown.ours is not None and shown.ours.lease == vm.lease
             if vm.phase is VmPhase.DESTROYING and domain is DomainState.ABSENT:
                 overlay = vm.key in await self.images.overlays()
         except (HypervisorUnavailable, KeyError):
@@ -250,7 +310,13 @@ class Keeper:
             expires_at=renewed + self.ttl_s,
             contact=contact,
             word=word,
+            way_free=self._way_is_free(generation),
+            labelled=labelled,
         )
+
+    def _way_is_free(self, generation: Generation) -> bool:
+        vm = self.vms.get(generation)
+        return vm is None or self.beside is None or not self.beside.in_the_way(vm)
 
     def _heard_of(self, generation: Generation) -> tuple[float, float]:
         """When this host was last in contact with the LRMS, and when the bait last vouched for the VM's run."""
@@ -265,6 +331,10 @@ class Keeper:
             match deed:
                 case Deed.CREATE:
                     await self._create(vm)
+                case Deed.LABEL:
+                    return await self._label(vm)
+                case Deed.UNPAUSE if vm.phase is VmPhase.BOOTING:
+                    return await self._wake(vm)
                 case Deed.PAUSE | Deed.UNPAUSE:
                     await self._hold(vm, deed)
                 case Deed.DESTROY:
@@ -287,13 +357,34 @@ class Keeper:
 
     async def _create(self, vm: Vm) -> None:
         try:
-            overlay = await self.images.make_overlay(vm.key, vm.shape.disk_mib)
-            await self.hypervisor.create(self.specify(vm, overlay, self.guests.open(vm.key)))
+            await ways.make(vm, self.specify, self.hypervisor, self.images, self.guests)
+            if vm.way is not Way.BOOT:
+                self.greet(vm.key)
         except (DomainRefused, ImageRefused, OSError) as error:
             self._refused[vm.generation] = str(error)
             self.log.warn("{vm}: not made: {error}", vm=vm.key, error=error)
 
+    async def _label(self, vm: Vm) -> Next:
+        """Let the domain carry the lease: from then on, whoever finds it takes it for a VM in which a job may run."""
+        try:
+            # Only what the label says is used of it.
+            await self.hypervisor.relabel(vm.uuid, self.specify(vm, "", self.guests.open(vm.key)).ours)
+        except (DomainRefused, ImageRefused) as error:
+            self.log.warn("{vm}: label: {error}", vm=vm.key, error=error)
+            return self.times.retry_s
+        return Now.AGAIN
 
-def run_json(vm: Vm) -> str:
-    """The run the lease was asked for, as the domain's metadata keeps it (reconcile reads it back)."""
-    return msgspec.json.encode(vm.asked).decode()
+    async def _wake(self, vm: Vm) -> Next:
+        try:
+            await self.hypervisor.unpause(vm.uuid)
+        except DomainRefused as error:
+            self.log.warn("{vm}: unpause: {error}", vm=vm.key, error=error)
+            return self.times.retry_s
+        self.unanswered.discard(vm.generation)
+        self.greet(vm.key)
+        return Now.AGAIN
+
+    def _answer_late(self, vm: Vm) -> None:
+        if vm.labelled and vm.generation in self.unanswered:
+            self.unanswered.discard(vm.generation)
+            self.greet(vm.key)

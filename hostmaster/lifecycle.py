@@ -319,6 +319,8 @@ def may_start(vm: Vm, ask: MayStart, now: float) -> Verdict:
     and the guest's own marker stops a second launch (crash point 20).
     """
     bound = vm.bound
+    if not vm.labelled:
+        return Verdict(vm, False, "this VM does not carry its lease yet")
     if bound is None:
         return Verdict(vm, False, "no run is bound to this VM")
     if (ask.job, ask.task, ask.restart) != (bound.job, bound.task, bound.restart):

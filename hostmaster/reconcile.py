@@ -1,10 +1,11 @@
 """Journal against libvirt: what to adopt and what is left over. Pure; used at start and at every full look."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from hostmaster.lifecycle import Vm
+from hostmaster.spare import Purpose, Spare, SparePhase
+from hostmaster.vm import Vm, Way
 from hostmaster.world import Domain, DomainState, Ours
 from protocol.ids import BaitName, Generation, Run
 from protocol.messages import VmPhase
@@ -22,7 +23,7 @@ def adoptable(domains: Iterable[Domain], known: Mapping[Generation, Vm], host: s
     adopted = []
     for domain in domains:
         ours = domain.ours
-        if ours is None or ours.host != host or ours.generation in known:
+        if ours is None or ours.is_spare or ours.host != host or ours.generation in known:
             continue
         if domain.state is not DomainState.ABSENT:
             adopted.append(_record(domain, ours, now))
@@ -51,7 +52,52 @@ def _record(domain: Domain, ours: Ours, now: float) -> Vm:
     )
 
 
-def leftovers(overlays: Iterable[str], known: Iterable[Vm], domains: Iterable[Domain]) -> tuple[str, ...]:
+def strays(
+    domains: Iterable[Domain], vms: Collection[Generation], spares: Collection[Generation], host: str, now: float
+) -> tuple[Spare, ...]:
+    """Records, on their way out, for spares of this host that no journal knows: nothing of a job was ever in them."""
+    return tuple(
+        _stray(domain.uuid, ours, now)
+        for domain in domains
+        if (ours := domain.ours) is not None
+        and ours.is_spare
+        and ours.host == host
+        and ours.generation not in vms
+        and ours.generation not in spares
+        and domain.state is not DomainState.ABSENT
+    )
+
+
+def _stray(uuid: str, ours: Ours, now: float) -> Spare:
+    return Spare(
+        generation=ours.generation,
+        vm=ours.slot,
+        uuid=uuid,
+        environment=ours.environment,
+        image=ours.image,
+        shape=ours.shape,
+        purpose=Purpose.POOL,
+        way=Way.BOOT,
+        golden="",
+        phase=SparePhase.DESTROYING,
+        made_at=now,
+        since=now,
+        text="the journal did not know it",
+    )
+
+
+def state_of(domain: Domain | None, generation: Generation) -> DomainState:
+    """What a generation's domain is, when libvirt shows this one under its UUID.
+
+    All that are restored from one golden state have the same UUID, one after the other: a domain that says it is
+    another generation is not this one, and this one is gone.
+    """
+    if domain is None or (domain.ours is not None and domain.ours.generation != generation):
+        return DomainState.ABSENT
+    return domain.state
+
+
+def leftovers(overlays: Iterable[str], known: Iterable[Vm | Spare], domains: Iterable[Domain]) -> tuple[str, ...]:
     """Overlays that belong to no record and no domain: left by a crash between clean-up steps, safe to remove."""
     wanted = {vm.key for vm in known}
     wanted |= {f"{d.ours.slot}-g{d.ours.generation}" for d in domains if d.ours is not None}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -15,7 +16,8 @@ from hostmaster import capacity, lifecycle
 from hostmaster.accounts import NoSuchAccount, account_of
 from hostmaster.capacity import Grant, Refusal
 from hostmaster.keeper import Keeper
-from hostmaster.lifecycle import Vm
+from hostmaster.lifecycle import Vm, Way
+from hostmaster.stock import Stock
 from protocol.ids import BaitName, Generation, LeaseId, RequestId, VmName
 from protocol.messages import (
     BaitInventory,
@@ -65,6 +67,8 @@ class BaitService:
     host: Callable[[], capacity.Host]
     ttl_s: float
     new_uuid: Callable[[], str]
+    stock: Stock | None = None
+    """Without it every VM boots."""
     link: Link = field(init=False)
     refused: Callable[[Code], None] = lambda code: None
     _releasing: dict[LeaseId, list[tuple[str, RequestId]]] = field(default_factory=dict)
@@ -145,14 +149,34 @@ class BaitService:
         if self.keeper.away:
             self._deny(peer, ask, Refusal(Code.NOT_READY, "the hypervisor does not answer", False, 5.0))
             return
-        match capacity.admit(ask, self.host(), self.keeper.vms.values()):
+        match self._choose(ask):
             case Refusal() as refusal:
                 self._deny(peer, ask, refusal)
-            case Grant(slot):
-                vm = self._new(peer, ask, slot)
-                self.keeper.guests.open(vm.key)
-                self.keeper.put(vm)
-                self._grant(peer, ask, vm)
+            case Grant() as grant:
+                self._grant(peer, ask, self._made(peer, ask, grant))
+
+    def _choose(self, ask: RequestVm) -> Grant | Refusal:
+        host, stock = self.host(), self.stock
+        if stock is None:
+            return capacity.admit(ask, host, self.keeper.vms.values())
+        if ask.environment in host.offers:
+            stock.background.asked(ask.environment, capacity.charged(host, ask.environment, ask.shape))
+        fitting = stock.background.fitting()
+        return capacity.admit(ask, host, self.keeper.vms.values(), stock.spares.values(), fitting)
+
+    def _made(self, peer: str, ask: RequestVm, grant: Grant) -> Vm:
+        """The record of the VM that the lease gets, on disk."""
+        if self.stock is not None and grant.spare is not None:
+            return self.stock.take(grant.spare, ask, BaitName(peer))
+        for generation in grant.evict:
+            assert self.stock is not None
+            self.stock.evict(generation, f"gives way to {ask.run}")
+        vm = self._new(peer, ask, grant.slot)
+        if grant.golden is not None:
+            vm = replace(vm, uuid=grant.golden.uuid, way=Way.RESTORE, golden=grant.golden.name)
+        self.keeper.guests.open(vm.key)
+        self.keeper.put(vm)
+        return vm
 
     def _new(self, peer: str, ask: RequestVm, slot: VmName) -> Vm:
         now = self.clock.seconds()

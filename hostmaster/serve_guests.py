@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -9,10 +10,17 @@ from twisted.logger import Logger
 from hostmaster import lifecycle
 from hostmaster.keeper import Keeper
 from hostmaster.lifecycle import Vm
+from hostmaster.spare import Spare
+from hostmaster.stock import Stock
 from protocol import guest
-from protocol.guest import FromGuest, GuestFailed, GuestFinished, GuestHello, GuestReady, MayStart
+from protocol.guest import FromGuest, GuestFailed, GuestFinished, GuestHello, GuestReady, GuestStandby, MayStart
 from protocol.messages import VmPhase
 from wnod.crashpoint import around
+
+R = TypeVar("R", Vm, Spare)
+
+ONCE_S = 1.0
+"""A guest at standby answers each welcome: what it was told so lately it is not told again for that."""
 
 
 @dataclass
@@ -24,17 +32,30 @@ class GuestService:
     configure: Callable[[Vm], bytes]
     """The lines between `welcome` and `go` for a VM; may raise OSError or NoSuchAccount."""
     finished: Callable[[Vm, int | None], None]
+    stock: Stock | None = None
+    stand: Callable[[Spare], bytes] = lambda spare: b""
+    """The lines between `welcome` and `standby` for a spare; may raise as `configure`."""
+    _told: dict[str, float] = field(default_factory=dict)
+    """When each channel's guest was last told all that it needs."""
     log: Logger = field(default_factory=lambda: Logger("hostmaster.guests"))
+
+    def __post_init__(self) -> None:
+        self.keeper.greet = self.greet
 
     def heard(self, key: str, said: FromGuest | None) -> None:
         """A guest spoke, or (None) its end of the channel was closed. A hostmaster.world.GuestListener."""
         vm = self.keeper.by_key(key)
+        if vm is None and said is not None:
+            self._spare_says(key, said)
         if vm is None or said is None or vm.phase in (VmPhase.DESTROYING, VmPhase.GONE):
             return
         self.keeper.tell_time(vm)
         match said:
             case GuestHello():
                 self._hello(vm)
+            case GuestStandby():
+                if self.clock.seconds() - self._told.get(key, 0.0) >= ONCE_S:
+                    self._hello(vm)
             case GuestReady(boot_id):
                 self.keeper.ready[vm.generation] = boot_id
                 self.keeper.duties.kick(str(vm.generation))
@@ -52,12 +73,46 @@ class GuestService:
             # A heartbeat, or a guest that was configured before this daemon started: nothing to set up again.
             self.keeper.guests.send(vm.key, guest.welcome(vm.generation))
             return
+        if not vm.labelled:
+            self.keeper.unanswered.add(vm.generation)  # it is told nothing of the lease before its domain carries it
+            return
+        self._tell(vm, self.configure)
+
+    def greet(self, key: str) -> None:
+        """Tell a guest what it waits for without being asked: it has just been restored, or let go on."""
+        vm, spare = self.keeper.by_key(key), self._spare(key)
+        if vm is not None and vm.phase in (VmPhase.CREATING, VmPhase.BOOTING):
+            self._hello(vm)
+        elif spare is not None:
+            self._tell(spare, self.stand)
+
+    def _tell(self, vm: R, lines: Callable[[R], bytes]) -> None:
         try:
-            self.keeper.guests.send(vm.key, self.configure(vm))
+            if self.keeper.guests.send(vm.key, lines(vm)):
+                now = self.clock.seconds()
+                self._told = {key: at for key, at in self._told.items() if now - at < ONCE_S} | {vm.key: now}
         except Exception as error:
             # The boot limit ends this VM if the next hello finds the same trouble.
             self.keeper.failed[vm.generation] = f"cannot configure the guest: {error}"
             self.log.error("{vm}: cannot configure the guest: {error}", vm=vm.key, error=error)
+
+    def _spare(self, key: str) -> Spare | None:
+        return None if self.stock is None else self.stock.by_key(key)
+
+    def _spare_says(self, key: str, said: FromGuest) -> None:
+        spare = self._spare(key)
+        if spare is None or self.stock is None:
+            return
+        match said:
+            case GuestHello() if spare.boot_id is None:
+                self._tell(spare, self.stand)
+            case GuestStandby(boot_id):
+                self.stock.standby[spare.generation] = boot_id
+                self.keeper.duties.kick(str(spare.generation))
+            case GuestFailed():
+                self.log.warn("{vm}: guest failed at {stage}: {text}", vm=key, stage=said.stage, text=said.text)
+                self.keeper.failed[spare.generation] = f"guest failed at {said.stage}: {said.text}"
+                self.keeper.duties.kick(str(spare.generation))
 
     def _may_start(self, vm: Vm, ask: MayStart) -> None:
         verdict = lifecycle.may_start(vm, ask, self.clock.seconds())

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from hostmaster.keeper import run_json
-from hostmaster.lifecycle import Vm
+from hostmaster.spare import Spare
+from hostmaster.vm import Vm, run_json
 from hostmaster.world import Accelerator, Artifacts, DomainRefused, DomainSpec, Ours
+from protocol.ids import LeaseId
 from wnod.config import HostmasterConfig, Slot
 
 
@@ -16,7 +17,7 @@ class Site:
     accelerator: Accelerator
 
 
-def slot_of(config: HostmasterConfig, vm: Vm) -> Slot:
+def slot_of(config: HostmasterConfig, vm: Vm | Spare) -> Slot:
     """The identity the VM has. DomainRefused if the configuration no longer has that slot."""
     for slot in config.slots:
         if slot.name == vm.vm:
@@ -24,7 +25,7 @@ def slot_of(config: HostmasterConfig, vm: Vm) -> Slot:
     raise DomainRefused(f"slot {vm.vm!r} is not in the configuration any more")
 
 
-def specify(site: Site, vm: Vm, artifacts: Artifacts, overlay: str, channel: str) -> DomainSpec:
+def specify(site: Site, vm: Vm | Spare, artifacts: Artifacts, overlay: str, channel: str) -> DomainSpec:
     """All that the domain of this VM is made of."""
     config = site.config
     slot = slot_of(config, vm)
@@ -46,21 +47,24 @@ def specify(site: Site, vm: Vm, artifacts: Artifacts, overlay: str, channel: str
     )
 
 
-def console_path(config: HostmasterConfig, vm: Vm) -> str:
+def console_path(config: HostmasterConfig, vm: Vm | Spare) -> str:
     """Where the VM's console log is kept."""
     return f"{config.state}/console/{vm.key}.log"
 
 
-def _ours(host: str, vm: Vm) -> Ours:
+def _ours(host: str, vm: Vm | Spare) -> Ours:
+    lease, bait, owner, run = LeaseId(""), "", 0, ""
+    if isinstance(vm, Vm):
+        lease, bait, owner, run = vm.lease, str(vm.bait), vm.owner, run_json(vm)
     return Ours(
         host=host,
         slot=vm.vm,
         generation=vm.generation,
-        lease=vm.lease,
-        bait=vm.bait,
-        owner=vm.owner,
+        lease=lease,
+        bait=bait,
+        owner=owner,
         environment=vm.environment,
         image=vm.image,
         shape=vm.shape,
-        run=run_json(vm),
+        run=run,
     )

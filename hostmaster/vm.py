@@ -78,3 +78,8 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             bound=self.bound is not None,
             boot_id=self.boot_id,
         )
+
+
+def run_json(vm: Vm) -> str:
+    """The run the lease was asked for, as the domain's metadata keeps it (reconcile reads it back)."""
+    return msgspec.json.encode(vm.asked).decode()

@@ -7,10 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from hostmaster.domain import domain_xml, read_domain
-from hostmaster.keeper import run_json
 from hostmaster.lifecycle import Facts, Times, decide
 from hostmaster.reconcile import adoptable, leftovers
 from hostmaster.specify import Site, specify
+from hostmaster.vm import run_json
 from hostmaster.world import Accelerator, DomainState
 from protocol.ids import Generation
 from protocol.messages import VmPhase

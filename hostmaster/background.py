@@ -1,0 +1,193 @@
+"""What is made in the background, and what experience says of it: demand, refill times, failures. Acts through `stock`.
+
+Nothing here is on disk: demand is an estimate that is soon learnt again, and names follow from the configuration.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from hostmaster import pool
+from hostmaster.capacity import Host
+from hostmaster.golden import Golden, Kind
+from hostmaster.keeper import Keeper
+from hostmaster.pool import Demand, Line, Make, View
+from hostmaster.spare import Purpose, Spare, SparePhase
+from hostmaster.vm import Way
+from hostmaster.world import DomainRefused, HypervisorUnavailable, ImageRefused
+from protocol.ids import EnvironmentName, Generation, Shape, VmName
+from wnod.duties import Duties, Next, Now
+
+LOOK_EVERY_S = 5.0
+"""So often it is looked whether something is wanted in the background; and at once when something has changed."""
+FIRST_REST_S = 30.0
+LAST_REST_S = 600.0
+"""A kind of which a spare failed is left alone for so long, doubled with each failure."""
+MOST_KINDS = 200
+
+
+class Counts(Protocol):
+    """Who counts what became of the VMs that were made."""
+
+    def made(self, way: Way, outcome: str) -> None:
+        """A VM or spare that was made this way is "ready", or has "failed", or was made another way: "fell-back"."""
+
+
+class Shelves(Protocol):
+    """What there is, and how it is changed: hostmaster.stock.Stock."""
+
+    spares: dict[Generation, Spare]
+    goldens: dict[str, Golden]
+    litter: set[str]
+
+    def make(self, wanted: Make) -> None:
+        """Record a new spare; the rest follows."""
+
+    def evict(self, generation: Generation, text: str) -> None:
+        """The spare gives way."""
+
+    def forget_golden(self, name: str) -> None:
+        """No VM is restored from it any more, and its files are litter."""
+
+    async def sweep(self, name: str) -> None:
+        """Remove the files of a golden state that has no record."""
+
+
+@dataclass
+class Background:
+    """Decides and learns; one for a `Stock`."""
+
+    clock: IReactorTime
+    keeper: Keeper
+    host: Callable[[], Host]
+    name: Callable[[VmName, Kind, str], str]
+    """What the golden state of a slot and kind is called under this identity of the hypervisor. May raise
+    ImageRefused, DomainRefused or HypervisorUnavailable while nobody knows."""
+    counts: Counts
+    lines: Callable[[], Sequence[Line]] = tuple
+    budget_mib: int = 0
+    shelves: Shelves = field(init=False)
+    demand: dict[Kind, Demand] = field(default_factory=dict)
+    refill_s: dict[Kind, float] = field(default_factory=dict)
+    _identity: str = ""
+    """Of the hypervisor; empty: not known yet, so nothing is made and nothing taken for stale."""
+    _names: dict[tuple[VmName, Kind], str] = field(default_factory=dict)
+    _rests: dict[Kind, tuple[int, float]] = field(default_factory=dict)
+    """Failures in a row, and until when nothing is made of the kind."""
+    log: Logger = field(default_factory=lambda: Logger("hostmaster.background"))
+
+    def __post_init__(self) -> None:
+        self.duties = Duties(self.clock, self._look_around, "background")
+
+    def kick(self) -> None:
+        """Something may have changed that the background depends on."""
+        self.duties.kick("all")
+
+    def settled(self, identity: str) -> None:
+        """The hypervisor has this identity, and the images and the configuration are what they are now."""
+        if self._identity not in ("", identity):
+            self.log.info("the hypervisor has changed: golden states are made anew")
+        self._identity = identity
+        self._names.clear()
+        self.kick()
+
+    # --- experience ----------------------------------------------------------------------------------------
+
+    def asked(self, environment: EnvironmentName, shape: Shape) -> None:
+        """A job has asked for a VM of this kind, whatever it was answered."""
+        now, kind = self.clock.seconds(), Kind(environment, shape)
+        if len(self.demand) >= MOST_KINDS:
+            self.demand = {k: d for k, d in self.demand.items() if d.now(now) > pool.FORGOTTEN}
+        self.demand[kind] = self.demand.get(kind, Demand()).asked(now)
+
+    def judge(self, before: Spare, after: Spare) -> None:
+        """Learn from what became of a spare by itself. What was evicted says nothing."""
+        if before.phase is after.phase:
+            return
+        if after.phase is SparePhase.DESTROYING:
+            self._failed(before, after.text)
+        elif after.phase is SparePhase.PAUSED:
+            self.succeeded(after)
+
+    def succeeded(self, record: Spare) -> None:
+        """It is at standby and paused, or it is saved."""
+        kind = Kind(record.environment, record.shape)
+        took_s = self.clock.seconds() - record.made_at
+        self.counts.made(record.way, "ready")
+        self._rests.pop(kind, None)
+        if record.purpose is Purpose.POOL:
+            self.refill_s[kind] = (self.refill_s.get(kind, took_s) + took_s) / 2
+
+    def _failed(self, record: Spare, text: str) -> None:
+        kind = Kind(record.environment, record.shape)
+        self.log.warn("{spare}: failed: {text}", spare=record.key, text=text)
+        self.counts.made(record.way, "failed")
+        failures, _ = self._rests.get(kind, (0, 0.0))
+        rest_s = min(LAST_REST_S, FIRST_REST_S * 2.0 ** min(failures, 10))
+        self._rests[kind] = (failures + 1, self.clock.seconds() + rest_s)
+        if record.way is Way.RESTORE:
+            self.distrust(record.golden)
+
+    def distrust(self, name: str) -> None:
+        """VMs from this golden state do not come up: it is removed, and made anew later."""
+        if name in self.shelves.goldens:
+            self.log.warn("golden state {name} is given up: a VM did not come up from it", name=name)
+            self.shelves.forget_golden(name)
+
+    # --- what is done ----------------------------------------------------------------------------------------
+
+    async def _look_around(self, _: str) -> Next:
+        if self.keeper.away or not self._identity:
+            return LOOK_EVERY_S
+        for name in sorted(self.shelves.litter - pool.shelf(self.view()).in_use):
+            await self.shelves.sweep(name)
+        plan = pool.plan(self.view())
+        for generation in plan.drop:
+            self.shelves.evict(generation, "not wanted any more")
+        for name in plan.remove:
+            self.shelves.forget_golden(name)
+        if plan.make is not None:
+            self.shelves.make(plan.make)
+        return Now.AGAIN if plan.remove else LOOK_EVERY_S
+
+    def fitting(self) -> tuple[Golden, ...]:
+        """Golden states from which a VM can be restored today."""
+        names = self._names_now()
+        return tuple(g for g in self.shelves.goldens.values() if names.get((g.vm, g.kind)) == g.name)
+
+    def view(self) -> View:
+        """All that the next piece of work depends on."""
+        now = self.clock.seconds()
+        return View(
+            now=now,
+            host=self.host(),
+            vms=tuple(self.keeper.vms.values()),
+            spares=tuple(self.shelves.spares.values()),
+            goldens=tuple(self.shelves.goldens.values()),
+            lines=tuple(self.lines()),
+            names=self._names_now(),
+            demand=self.demand,
+            refill_s=self.refill_s,
+            budget_mib=self.budget_mib,
+            resting=frozenset(kind for kind, (_, until) in self._rests.items() if now < until),
+        )
+
+    def _names_now(self) -> dict[tuple[VmName, Kind], str]:
+        """What golden states would be called today; those that nobody can say just now are missing."""
+        kinds = {line.kind for line in self.lines()} | {golden.kind for golden in self.shelves.goldens.values()}
+        kinds |= {Kind(record.environment, record.shape) for record in self.shelves.spares.values()}
+        kinds |= set(self.demand) if self.budget_mib else set()
+        for slot in self.host().slots if self._identity and kinds else ():
+            for kind in kinds:
+                if (slot, kind) not in self._names:
+                    self._name(slot, kind)
+        return self._names
+
+    def _name(self, slot: VmName, kind: Kind) -> None:
+        try:
+            self._names[slot, kind] = self.name(slot, kind, self._identity)
+        except (DomainRefused, ImageRefused, HypervisorUnavailable):
+            return
