@@ -58,6 +58,8 @@ class Numbers:
         metrics = self._metrics
         metrics.set_all("wnod_hostmaster_vms", "phase", {phase: float(n) for phase, n in phases.items()})
         metrics.set("wnod_hostmaster_vms_fenced", sum(vm.fenced is not None for vm in vms))
+        asked = sum(vm.pause is not None and vm.phase is VmPhase.STARTED for vm in vms)
+        metrics.set("wnod_hostmaster_vms_paused", asked)
         metrics.set("wnod_hostmaster_hypervisor_up", 0 if keeper.away else 1)
         free = capacity.free(host, vms)
         for kind, room in (("total", host.total), ("free", free)):

@@ -2,15 +2,14 @@
 
 The LRMS asks every node for a sign of life in intervals of a third of the time after which it gives a silent one up
 (Slurm: SlurmdTimeout), and at the third question it no longer waits. So a VM must answer one of the two questions
-before: it may stand still for less than one interval at a time, and must then run for longer than one.
+before: it may stand still for less than one interval at a time (wnod.config: pause_limit_s), and must then run for
+longer than one.
 """
 
 import msgspec
 
-LONGEST = 0.3
-"""The longest pause as a part of the LRMS's give-up time: less than the third between two of its questions."""
 REST = 0.4
-"""How long a VM must run before it may stand still again, likewise: surely one question comes meanwhile."""
+"""How long a VM must run before it may stand still again, as a part of the give-up time: a question surely comes."""
 LONGEST_REST_S = 400.0
 """... but no longer than this where the fence is configured never to strike (ADR 0008)."""
 

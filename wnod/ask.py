@@ -1,4 +1,4 @@
-"""Asking a daemon of this machine how it is, over the Unix socket of `wnod.status`.
+"""Asking a daemon of this machine how it is, or to do something, over the Unix socket of `wnod.status`.
 
 No Twisted in here: a command should be over before its user has noticed that it began.
 """
@@ -15,6 +15,10 @@ MAX_ANSWER = 64 << 20
 
 class DaemonUnreachable(Exception):
     """Nobody answers on the socket. The text says which socket, why, and what to do."""
+
+
+class ActRefused(Exception):
+    """The daemon answered, and will not do it. The text is for people and says what to do instead."""
 
 
 def socket_path(runtime: str) -> str:
@@ -38,17 +42,37 @@ def ask(path: str, question: str, timeout_s: float = 5.0, **arguments: str) -> A
 
     Blocks up to `timeout_s`; for the command line. Raises DaemonUnreachable.
     """
+    status, answer = _exchange(path, "GET", question, timeout_s, arguments)
+    if status not in (200, 404):
+        raise DaemonUnreachable(f"{path}: answered {status}: is it of another version?")
+    return None if status == 404 else answer
+
+
+def act(path: str, deed: str, arguments: dict[str, str], timeout_s: float = 5.0) -> Any:
+    """Have the daemon at that socket do something, as in `act(path, "/pause", {"vm": "h1-vm1"})`; its answer.
+
+    Blocks up to `timeout_s`. Raises ActRefused or DaemonUnreachable; after the latter it may have been done.
+    """
+    status, answer = _exchange(path, "POST", deed, timeout_s, arguments)
+    if status != 200:
+        text = answer.get("error") if isinstance(answer, dict) else None
+        raise ActRefused(str(text or "this daemon does not know that: is it of another version?"))
+    return answer
+
+
+def _exchange(path: str, method: str, question: str, timeout_s: float, arguments: dict[str, str]) -> tuple[int, Any]:
     connection = _UnixConnection(path, timeout_s)
     target = question + (f"?{urlencode(arguments)}" if arguments else "")
     try:
-        connection.request("GET", target)
+        connection.request(method, target)
         answer = connection.getresponse()
         body = answer.read(MAX_ANSWER)
-        if answer.status == 404:
-            return None
-        if answer.status != 200:
-            raise DaemonUnreachable(f"{path}: answered {answer.status}: {body[:200].decode('utf-8', 'replace')}")
-        return json.loads(body)
+        json_there = answer.headers.get_content_type() == "application/json"
+        if answer.status == 200 or (400 <= answer.status < 500 and json_there):
+            return answer.status, json.loads(body)
+        if answer.status in (404, 405):
+            return answer.status, None
+        raise DaemonUnreachable(f"{path}: answered {answer.status}: {body[:200].decode('utf-8', 'replace')}")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise DaemonUnreachable(f"{path}: {_why(error)}") from error
     finally:

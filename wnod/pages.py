@@ -1,8 +1,10 @@
-"""A few read-only HTTP pages on a Twisted endpoint: all that metrics and status need of a web server."""
+"""A few HTTP pages on a Twisted endpoint, and the few acts that some may do: all that is needed of a web server."""
 
+import socket
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -27,11 +29,24 @@ Page = Callable[[Mapping[str, str]], Answer]
 """Called per GET with the query's arguments (the first of each name)."""
 
 
-async def serve_pages(endpoint: IStreamServerEndpoint, pages: Mapping[str, Page]) -> IListeningPort:
-    """Answer GET /NAME for each page; 404 and 405 for the rest. The endpoint's errors pass through."""
+Act = Callable[[Mapping[str, str], int], Answer]
+"""Called per POST with the arguments and the uid of the process that asked, as the kernel knows it."""
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+async def serve_pages(
+    endpoint: IStreamServerEndpoint, pages: Mapping[str, Page], acts: Mapping[str, Act] | None = None
+) -> IListeningPort:
+    """Answer GET /NAME for each page, POST /NAME for each act; 404 and 405 for the rest.
+
+    Acts are for Unix sockets only: nothing else says who asks. The endpoint's errors pass through.
+    """
     root: Any = Resource()  # type: ignore[no-untyped-call]
     for name, page in pages.items():
         root.putChild(name.encode("ascii"), _Leaf(page))
+    for name, act in (acts or {}).items():
+        root.putChild(name.encode("ascii"), _Doing(act))
     site: Any = Site(root, timeout=30)  # type: ignore[no-untyped-call]
     site.log = lambda request: None  # an access log line per scrape helps nobody
     port: IListeningPort = await endpoint.listen(site)
@@ -47,15 +62,39 @@ class _Leaf(Resource):
 
     def render_GET(self, request: Request) -> bytes:  # noqa: N802 - Twisted's name
         """Answer, or say that it went wrong: a question must never harm the daemon."""
-        try:
-            answer = self._page(_arguments(request))
-        except Exception:
-            _log.failure("cannot answer {uri}", uri=ascii(request.uri))
-            answer = Answer(b'{"error": "internal error: see the daemon\'s log"}', status=500)
-        response: Any = request
-        response.setResponseCode(answer.status)
-        response.setHeader(b"content-type", answer.content_type.encode("ascii"))
-        return answer.body
+        return _answered(request, lambda: self._page(_arguments(request)))
+
+
+class _Doing(Resource):
+    isLeaf = True  # noqa: N815 - Twisted's name
+
+    def __init__(self, act: Act) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._act = act
+
+    def render_POST(self, request: Request) -> bytes:  # noqa: N802 - Twisted's name
+        """Do it, or say why not."""
+        return _answered(request, lambda: self._act(_arguments(request), _peer_uid(request)))
+
+
+def _answered(request: Request, answers: Callable[[], Answer]) -> bytes:
+    try:
+        answer = answers()
+    except Exception:
+        _log.failure("cannot answer {uri}", uri=ascii(request.uri))
+        answer = Answer(b'{"error": "internal error: see the daemon\'s log"}', status=500)
+    response: Any = request
+    response.setResponseCode(answer.status)
+    response.setHeader(b"content-type", answer.content_type.encode("ascii"))
+    return answer.body
+
+
+def _peer_uid(request: Request) -> int:
+    peer: socket.socket = cast(Any, request).channel.transport.socket
+    if peer.family != socket.AF_UNIX:
+        raise PermissionError("acts are asked for over Unix sockets only")
+    uid: int = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
+    return uid
 
 
 def _arguments(request: Request) -> dict[str, str]:

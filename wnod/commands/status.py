@@ -48,6 +48,7 @@ def _show(daemon: Local, answer: Mapping[str, Any]) -> None:
 def _hostmaster(answer: Mapping[str, Any]) -> list[tuple[str, object]]:
     capacity = answer.get("capacity", {})
     vms = answer.get("vms", [])
+    paused = ", ".join(str(vm.get("vm")) for vm in vms if str(vm.get("text") or "").startswith("paused"))
     refused = [e.get("name") for e in answer.get("environments", []) if not e.get("available")]
     offered = [e.get("name") for e in answer.get("environments", []) if e.get("available")]
     return [
@@ -55,6 +56,7 @@ def _hostmaster(answer: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("capacity", _rooms(capacity.get("free", {}), capacity.get("total", {}))),
         ("slots", answer.get("slots")),
         ("VMs", tally([str(vm.get("phase")) for vm in vms])),
+        *([("paused", f"{paused} (wnod vms says why)")] if paused else []),
         ("environments", ", ".join(map(str, offered)) or "none available"),
         *([("refused", f"{', '.join(map(str, refused))} (wnod env list says why)")] if refused else []),
         ("epoch", answer.get("epoch")),

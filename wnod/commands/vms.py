@@ -2,6 +2,8 @@
 
 import argparse
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from wnod.ask import ask
 from wnod.commands import OK
@@ -33,8 +35,16 @@ def run(args: argparse.Namespace) -> int:
             user_name(vm.get("owner")),
             vm.get("run"),
             vm.get("lease"),
+            _note(vm, now),
         )
         for vm in vms
     ]
-    print_table(("VM", "GEN", "PHASE", "FOR", "ENVIRONMENT", "SHAPE", "OWNER", "RUN", "LEASE"), rows)
+    print_table(("VM", "GEN", "PHASE", "FOR", "ENVIRONMENT", "SHAPE", "OWNER", "RUN", "LEASE", "NOTE"), rows)
     return OK
+
+
+def _note(vm: Mapping[str, Any], now: float) -> str:
+    """What is to be known of it beside its phase."""
+    paused, text = vm.get("paused") or {}, str(vm.get("text") or "")
+    left = f", {max(0.0, paused['until'] - now):.0f} s more" if "until" in paused else ""
+    return f"{text}{left}"

@@ -30,6 +30,10 @@ IfName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z", desc
 LONGEST_BOOT_S = 600.0
 """With registering and silence less than the patience of bait.note, after which others give a job back."""
 
+LONGEST_PAUSE_S = 90.0
+PAUSE_PART = 0.3
+"""Of the LRMS's give-up time: less than the third after which it asks a node for a sign of life (Slurm does)."""
+
 
 class Slot(ConfigStruct, frozen=True):
     """An identity this host can give a VM."""
@@ -111,7 +115,16 @@ class Times(ConfigStruct, frozen=True):
     """Contact that is back within so long lets it go on at once."""
     lrms_gives_up_s: Seconds = 300.0
     """After so long the LRMS starts a silent node's jobs elsewhere: SlurmdTimeout."""
+    pause_limit_s: Seconds | None = None
+    """How long the administrator may pause a job's VM (`wnod vm pause`). None: see `longest_pause_s`."""
     keep_console_days: Annotated[int, Meta(ge=0, le=3650)] = 7
+
+    @property
+    def longest_pause_s(self) -> float:
+        """How long an administrator's pause may last: so that the LRMS does not take the node for dead."""
+        if self.pause_limit_s is not None:
+            return self.pause_limit_s
+        return min(LONGEST_PAUSE_S, self.fence_pause_s, PAUSE_PART * self.lrms_gives_up_s)
 
     @staticmethod
     def complaints(fields: Mapping[str, Any]) -> Iterator[Complaint]:
@@ -128,6 +141,23 @@ class Times(ConfigStruct, frozen=True):
             least, most = fields.get(earlier), fields.get(later)
             if least is not None and most is not None and least >= most:
                 yield Complaint((earlier,), f"expected less than {later} ({most:g})", "defaults: 90, 150, 300")
+        yield from _pause_too_long(fields)
+
+
+def _pause_too_long(fields: Mapping[str, Any]) -> Iterator[Complaint]:
+    limit, gives_up, fence = (fields.get(name) for name in ("pause_limit_s", "lrms_gives_up_s", "fence_pause_s"))
+    if limit is None:
+        return
+    if gives_up is not None and limit > (most := PAUSE_PART * gives_up):
+        yield Complaint(
+            ("pause_limit_s",),
+            f"expected at most {most:g}, which is {PAUSE_PART:g} of lrms_gives_up_s ({gives_up:g})",
+            "a node that is silent for longer may be given up by the LRMS; without the field the limit fits by itself",
+        )
+    elif fence is not None and limit > fence:
+        yield Complaint(
+            ("pause_limit_s",), f"expected at most fence_pause_s ({fence:g})", "or leave it out: the limit then fits"
+        )
 
 
 class HostmasterConfig(ConfigStruct, frozen=True):

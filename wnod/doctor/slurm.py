@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 
 from wnod.config import BaitLrms, HostmasterConfig
+from wnod.config.hostmaster import PAUSE_PART
 from wnod.doctor.finding import CommandFailed, Finding, Verdict, output_of
 
 COMMANDS = ("scontrol", "squeue", "sinfo")
@@ -55,6 +56,9 @@ def check_fence(host: HostmasterConfig, config: BaitLrms, ask: Ask = output_of) 
         )
         remedy = f"lrms_gives_up_s: {limit:.0f}, fence_resume_s at most {limit * 2 / 3:.0f}, fence_pause_s below that"
         yield Finding("fence", Verdict.BAD, text, remedy)
+    elif times.longest_pause_s > PAUSE_PART * limit:
+        text = f"SlurmdTimeout is {limit:.0f} s: `wnod vm pause` for {times.longest_pause_s:g} s may cost a job"
+        yield Finding("fence", Verdict.WARN, text, f"times.pause_limit_s: {PAUSE_PART * limit:.0f}")
     else:
         yield Finding("fence", Verdict.OK, f"paused after {times.fence_pause_s:g} s, SlurmdTimeout is {limit:.0f} s")
 

@@ -9,7 +9,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 
 from wnod.metrics import Metrics
-from wnod.status import StatusServer
+from wnod.status import Do, StatusServer
 
 
 def server(runtime: str, told: dict[str, Any]) -> StatusServer:
@@ -18,7 +18,12 @@ def server(runtime: str, told: dict[str, Any]) -> StatusServer:
     def snapshot() -> dict[str, Any]:
         return dict(told["snapshot"])
 
-    return StatusServer(reactor, runtime, snapshot, told["jobs"].get, Metrics("bait", "x"))
+    def does(deed: str) -> Do:
+        answers = told.get("acts", {})[deed]
+        return lambda arguments, by: answers.get(arguments.get("vm"), [404, {"error": f"{deed}: no such VM, {by}"}])
+
+    acts = {deed: does(deed) for deed in told.get("acts", {})}
+    return StatusServer(reactor, runtime, snapshot, told["jobs"].get, Metrics("bait", "x"), acts)
 
 
 def main() -> None:

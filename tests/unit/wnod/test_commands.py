@@ -154,7 +154,7 @@ def test_status_for_programs(wnod: Any, site: Path) -> None:
 def test_vms(wnod: Any, site: Path) -> None:
     shown = wnod("vms", "--etc", f"{site}/etc")
     header, first, second = shown.out.splitlines()
-    assert header.split() == ["VM", "GEN", "PHASE", "FOR", "ENVIRONMENT", "SHAPE", "OWNER", "RUN", "LEASE"]
+    assert header.split() == ["VM", "GEN", "PHASE", "FOR", "ENVIRONMENT", "SHAPE", "OWNER", "RUN", "LEASE", "NOTE"]
     assert re.match(r"vm1 +7 +ready +\d+ d +debian12 +2 cpus, 1.0 GiB, 512 MiB disk +root +site/12.1 +abab", first)
     assert first.index("ready") == header.index("PHASE") == second.index("booting")
     assert "vm2\\x1b[31m" in second, "what a daemon says must not reach the terminal as commands"

@@ -126,6 +126,17 @@ def test_the_smallest_hostmaster_gets_the_documented_defaults(tmp_path: Path) ->
     assert config.metrics == "127.0.0.1:9611"
 
 
+@pytest.mark.parametrize(
+    ("times", "longest"),
+    [("", 90.0), ("pause_limit_s: 20", 20.0), ("fence_pause_s: 60", 60.0), ("fence_pause_s: 50, fence_resume_s: 80, "
+      "lrms_gives_up_s: 150", 45.0), ("fence_pause_s: 86398, fence_resume_s: 86399, lrms_gives_up_s: 86400", 90.0),
+     ("lrms_gives_up_s: 900, fence_resume_s: 400, fence_pause_s: 300, pause_limit_s: 270", 270.0)],
+)  # fmt: skip
+def test_a_pause_is_never_longer_than_the_lrms_waits(tmp_path: Path, times: str, longest: float) -> None:
+    config = load_hostmaster(written(tmp_path / "h.yaml", HOSTMASTER + f"times: {{{times}}}\n"))
+    assert config.times.longest_pause_s == longest
+
+
 def test_the_smallest_bait_gets_the_documented_defaults(tmp_path: Path) -> None:
     config = load_bait(written(tmp_path / "b.yaml", BAIT))
     assert config.hook.socket == "/run/wnod/bait/hook.sock"
@@ -199,6 +210,11 @@ CASES = [
     ("hostmaster", HOSTMASTER + "times: {boot_limit_s: 601}\n", "times.boot_limit_s", 11, "at most 600"),
     ("hostmaster", HOSTMASTER + "times: {fence_pause_s: 200}\n", "times.fence_pause_s", 11, "less than fence_resume_s"),
     ("hostmaster", HOSTMASTER + "times: {fence_resume_s: 300}\n", "times.fence_resume_s", 11, "lrms_gives_up_s"),
+    ("hostmaster", HOSTMASTER + "times: {pause_limit_s: 91}\n", "times.pause_limit_s", 11, "at most 90, which is 0.3"),
+    ("hostmaster", HOSTMASTER + "times: {pause_limit_s: 0}\n", "times.pause_limit_s", 11, "above 0"),
+    ("hostmaster", HOSTMASTER + "times: {pause_limit_s: 1 h}\n", "times.pause_limit_s", 11, "seconds"),
+    ("hostmaster", HOSTMASTER + "times: {pause_limit_s: 80, fence_pause_s: 70}\n",
+     "times.pause_limit_s", 11, "at most fence_pause_s (70)"),
     ("hostmaster", HOSTMASTER + "times: {boot_limit_s: .nan}\n", "times.boot_limit_s", 11, "seconds"),
     ("hostmaster", HOSTMASTER + "times: {boot_limit_s: 1e999}\n", "times.boot_limit_s", 11, "seconds"),
     ("hostmaster", HOSTMASTER + "times: {retries: 1.5}\n", "times.retries", 11, "whole number"),
