@@ -1,4 +1,4 @@
-"""The hostmaster daemon: builds the parts, starts them in order, and answers what people ask of it."""
+"""The hostmaster daemon: puts the core on libvirt, files, sockets and TLS, and answers what people ask of it."""
 
 import os
 import time
@@ -7,34 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from hostmaster import accelerator, contact, guestconf, specify
-from hostmaster.accounts import account_of
-from hostmaster.environments import Environments
+from hostmaster import accelerator, contact, yielding
+from hostmaster.administer import Administration
+from hostmaster.core import HostCore
 from hostmaster.events import EventThread, Limits
 from hostmaster.guests import GuestChannels
 from hostmaster.hypervisor import LibvirtHypervisor
 from hostmaster.images import LocalImages, Source
-from hostmaster.keeper import Keeper
-from hostmaster.lifecycle import Times, Vm
+from hostmaster.lifecycle import Vm
 from hostmaster.numbers import Numbers
-from hostmaster.serve_baits import INVENTORY_EVERY_S, BaitService
-from hostmaster.serve_guests import GuestService
-from hostmaster.world import DomainRefused, DomainSpec, HypervisorUnavailable
+from hostmaster.world import Accelerator, Artifacts, DomainState
 from protocol.ids import EnvironmentName
 from protocol.link import HostEnd, Tls
-from protocol.messages import Code, VmPhase
 from wnod.config import Catalogue, HostmasterConfig, load_catalogue
 from wnod.journal import Journal
 from wnod.metrics import Metrics, serve_metrics
 from wnod.service import Context
 from wnod.status import StatusServer
 
-VERIFY_EVERY_S = 600.0
-RESETTLE_S = 2.0
 DAY_S = 86_400.0
 
 
@@ -53,7 +45,6 @@ class HostmasterDaemon:
         self.journal = Journal(
             f"{config.state}/journal.sqlite", "hostmaster", config.host, committed=self.metrics.committed
         )
-        slots = tuple(slot.name for slot in config.slots)
         self.libvirt_events = EventThread()
         self.hypervisor = LibvirtHypervisor(
             reactor,
@@ -63,80 +54,60 @@ class HostmasterDaemon:
         )
         self.sources = _sources(catalogue)
         self.images = LocalImages(reactor, config.state, self.sources, self._qemu_user)
-        self.environments = Environments(catalogue, self.images, config.capacity, slots, now=reactor.seconds)
         self.guests = GuestChannels(reactor, f"{config.runtime}/guests", self._heard, self._qemu_uids)
-        self.accelerator: accelerator.Proof | None = None
-        self._build(slots)
+        self.proof: accelerator.Proof | None = None
+        self._build(catalogue)
 
-    def _build(self, slots: tuple[str, ...]) -> None:
+    def _build(self, catalogue: Catalogue) -> None:
         config, reactor = self.config, self.reactor
-        self.numbers = Numbers(self.metrics, self.environments)
         controller = config.lrms.controller
         hosts = {name: address for address, name in config.network.hosts.items()}
-        self.keeper = Keeper(
+        core = self.core = HostCore(
             clock=reactor,
-            host=config.host,
+            config=config,
+            catalogue=catalogue,
             journal=self.journal,
             hypervisor=self.hypervisor,
             images=self.images,
             guests=self.guests,
-            times=Times(
-                boot_limit_s=config.times.boot_limit_s,
-                creates=1 + config.times.retries,
-                fence_pause_s=config.times.fence_pause_s,
-                fence_resume_s=config.times.fence_resume_s,
-                gives_up_s=config.times.lrms_gives_up_s,
-            ),
-            ttl_s=config.times.lease_ttl_s,
-            specify=self._specify,
-            observer=self,
-            contact=contact.Contact(reactor, self.journal, controller, contact.tcp(reactor, controller, hosts)),
-        )
-        self.baits = BaitService(
-            clock=reactor,
-            keeper=self.keeper,
-            host=self.environments.host,
-            ttl_s=config.times.lease_ttl_s,
+            answers=contact.tcp(reactor, controller, hosts),
+            prove=self._prove,
+            guest_files=lambda: {"munge.key": Path(config.lrms.munge_key).read_bytes()},
             new_uuid=lambda: str(uuids.uuid4()),
+            observer=self,
+            broken=lambda failure: self._context.fatal(failure.getErrorMessage()),
+            unsettled=lambda failure: self.log.failure("cannot get ready, will try again", failure),
             refused=lambda code: self.metrics.count("wnod_errors_total", code=code),
+            generations_above=int(reactor.seconds()),
         )
+        self.numbers = Numbers(self.metrics, core.environments)
         tls = Tls(config.tls.ca, config.tls.certificate, config.tls.key)
         names = frozenset(config.baits)
-        self.link = HostEnd(reactor, tls, config.listen, config.host, self.journal.epoch, names, self.baits)
-        self.baits.link = self.link
-        self.guest_service = GuestService(reactor, self.keeper, self._configure, self.baits.finished)
-        self.status = StatusServer(reactor, config.runtime, self.snapshot, self.explain, self.metrics)
+        self.link = HostEnd(reactor, tls, config.listen, config.host, self.journal.epoch, names, core.baits)
+        core.join(self.link)
+        acts = Administration(core.keeper, config.times.longest_pause_s).acts()
+        self.status = StatusServer(reactor, config.runtime, self.snapshot, self.explain, self.metrics, acts)
 
     # --- service.Daemon ------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Read the journal, listen, and begin to talk to libvirt."""
-        if self.journal.epoch == 1:
-            # A journal that begins may follow one that was lost: no generation of that one may come again (R15).
-            self.journal.raise_number("generation", int(self.reactor.seconds()))
         self.metrics.set("wnod_epoch", self.journal.epoch)
         await self.status.start()
         if self.config.metrics is not None:
             await serve_metrics(self.reactor, self.config.metrics, self.metrics)
         self.libvirt_events.start()
         self.images.start()
-        self.keeper.load()
-        self.hypervisor.watch(self._hint)
+        self.core.load()
         self.hypervisor.start()
         await self.link.start()
-        self._every(INVENTORY_EVERY_S, self.baits.send_inventories)
-        # A hint may be lost, so every VM is looked at anew from time to time.
-        self._every(INVENTORY_EVERY_S, self.keeper.kick_all)
-        self.keeper.look_for_contact()  # at once: a host that has lost its journal fences nothing before an answer
-        self._every(contact.LOOK_EVERY_S, self.keeper.look_for_contact)
-        self._every(VERIFY_EVERY_S, self._resettle)
-        self._every(1.0, self.baits.tell_capacity)
-        self._every(DAY_S / 4, self._prune_consoles)
+        self.core.start()
+        self.core.every(DAY_S / 4, self._prune_consoles)
 
     async def stop(self) -> None:
         """Stop serving. VMs run on: the next start finds them."""
         await self.link.stop()
-        await self.keeper.duties.stop()
+        await self.core.stop()
         await self.hypervisor.stop()
         self.guests.close_all()
         self.images.stop()
@@ -146,88 +117,25 @@ class HostmasterDaemon:
 
     def reload(self) -> None:
         """Read the catalogue again; VMs that exist are not touched."""
-        self.environments.catalogue = load_catalogue(self.config.catalogue)
+        catalogue = self.core.environments.catalogue = load_catalogue(self.config.catalogue)
         self.sources.clear()
-        self.sources.update(_sources(self.environments.catalogue))
-        self._resettle()
+        self.sources.update(_sources(catalogue))
+        self.core.resettle()
 
-    def _every(self, seconds: float, call: Any) -> None:
-        loop = LoopingCall(call)
-        loop.clock = self.reactor
-        loop.start(seconds, now=False).addErrback(lambda f: self._context.fatal(f.getErrorMessage()))
+    # --- the core's questions --------------------------------------------------------------------------
 
-    # --- becoming ready ------------------------------------------------------------------------------
-
-    def _hint(self, uuid: str) -> None:
-        if uuid == "":
-            self._resettle()
-
-    def _resettle(self) -> None:
-        Deferred.fromCoroutine(self._settle()).addErrback(self._not_settled)
-
-    async def _settle(self) -> None:
-        """Whatever a start, a libvirt that came back or a new catalogue makes necessary. Idempotent."""
-        try:
-            await self.keeper.recover()
-            await self.environments.verify()
-            await self._choose_accelerator()
-        except HypervisorUnavailable as error:
-            self.log.warn("libvirt does not answer, waiting: {error}", error=error)
-            self.reactor.callLater(RESETTLE_S, self._resettle)
-        self.baits.tell_capacity()
-
-    def _not_settled(self, failure: Any) -> None:
-        self.log.failure("cannot get ready, will try again", failure)
-        self.reactor.callLater(RESETTLE_S, self._resettle)
-
-    async def _choose_accelerator(self) -> None:
-        artifacts = next(iter(self.environments.artifacts.values()), None)
-        if artifacts is None:
-            self.environments.obstacle = "no environment has a usable image"
-            return
+    async def _prove(self, artifacts: Artifacts) -> Accelerator:
         hypervisor = self.config.hypervisor
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         circumstances = f"{boot} {hypervisor.uri} {artifacts.kernel}"
-        try:
-            proof = await accelerator.choose(
-                hypervisor.accelerator, hypervisor.allow_tcg, self.hypervisor, artifacts, self.journal, circumstances
-            )
-        except DomainRefused as error:
-            self.environments.obstacle = str(error)
-            self.log.error("no VM can be made: {error}", error=error)
-            return
-        if proof != self.accelerator:
+        proof = await accelerator.choose(
+            hypervisor.accelerator, hypervisor.allow_tcg, self.hypervisor, artifacts, self.journal, circumstances
+        )
+        if proof != self.proof:
             self.log.info("accelerator {accelerator}: {reason}", accelerator=proof.accelerator, reason=proof.reason)
             self.metrics.set("wnod_hostmaster_accelerator_info", 1, accelerator=proof.accelerator)
-        self.accelerator = proof
-        self.environments.obstacle = ""
-
-    # --- parts' questions ------------------------------------------------------------------------------
-
-    def _specify(self, vm: Vm, overlay: str, channel: str) -> DomainSpec:
-        if self.accelerator is None:
-            raise HypervisorUnavailable("no accelerator has been proven yet")
-        site = specify.Site(self.config, self.accelerator.accelerator)
-        return specify.specify(site, vm, self.environments.usable(vm.environment), overlay, channel)
-
-    def _configure(self, vm: Vm) -> bytes:
-        config = self.config
-        mounts = tuple(guestconf.Mount(m.type, m.source, m.target, m.options) for m in config.mounts)
-        site = guestconf.Site(
-            lrms=config.lrms.kind,
-            controller=config.lrms.controller,
-            features=config.lrms.features,
-            hosts=config.network.hosts,
-            mounts=mounts,
-            gateway=config.network.gateway,
-            dns=config.network.dns,
-        )
-        overhead = self.environments.host().overheads.get(vm.environment, 0)
-        tags = self.environments.catalogue.environments[vm.environment].tags
-        key = Path(config.lrms.munge_key).read_bytes()
-        address = specify.slot_of(config, vm).address
-        account = account_of(vm.owner)
-        return guestconf.lines(vm, site, address, account, {"munge.key": key}, time.time(), overhead, tags)
+        self.proof = proof
+        return proof.accelerator
 
     def _qemu_user(self) -> tuple[int, int]:
         return self.hypervisor.qemu_user
@@ -236,26 +144,15 @@ class HostmasterDaemon:
         return frozenset({self._qemu_user()[0]})
 
     def _heard(self, key: str, said: Any) -> None:
-        self.guest_service.heard(key, said)
+        self.core.heard(key, said)
 
     def changed(self, before: Vm | None, vm: Vm) -> None:
-        """A record changed: tell the bait, count it."""
-        if before is not None and before.phase is VmPhase.BOOTING and vm.phase in (VmPhase.READY, VmPhase.BOUND):
-            self.environments.came_up(vm.environment)
-        if (
-            vm.phase is VmPhase.DESTROYING
-            and vm.code is Code.BOOT_FAILED
-            and before is not None
-            and before.code is None
-        ):
-            self.environments.failed(vm.environment, vm.text)
-        self.baits.changed(before, vm)
-        self.numbers.changed(before, vm, self.keeper)
+        """Count it. A keeper.Observer."""
+        self.numbers.changed(before, vm, self.core.keeper)
 
     def forgotten(self, vm: Vm) -> None:
-        """A slot is free again."""
-        self.baits.forgotten(vm)
-        self.numbers.count(self.keeper)
+        """Count it."""
+        self.numbers.count(self.core.keeper)
 
     def _prune_consoles(self) -> None:
         oldest = time.time() - self.config.times.keep_console_days * DAY_S
@@ -267,25 +164,25 @@ class HostmasterDaemon:
 
     def snapshot(self) -> Mapping[str, Any]:
         """What `wnod status` and `wnod vms` show."""
-        capacity = self.baits.capacity()
-        chosen = self.accelerator
+        core, chosen = self.core, self.proof
+        capacity = core.baits.capacity()
         return {
             "role": "hostmaster",
             "host": self.config.host,
             "epoch": self.journal.epoch,
             "accelerator": chosen.accelerator if chosen else None,
-            "accelerator_reason": chosen.reason if chosen else self.environments.obstacle,
-            "hypervisor": "away" if self.keeper.away else "ok",
+            "accelerator_reason": chosen.reason if chosen else core.environments.obstacle,
+            "hypervisor": "away" if core.keeper.away else "ok",
             "capacity": {"total": _room(capacity.total), "free": _room(capacity.free)},
             "slots": capacity.slots,
             "baits": sorted(self.link.connected_baits()),
-            "vms": [_row(vm) for vm in self.keeper.vms.values()],
+            "vms": [_row(vm, core.keeper.seen.get(vm.generation)) for vm in core.keeper.vms.values()],
             "environments": [
                 {
                     "name": offer.environment,
                     "available": offer.available,
                     "text": offer.text,
-                    "image": self.environments.catalogue.environments[offer.environment].sha256,
+                    "image": core.environments.catalogue.environments[offer.environment].sha256,
                     "largest": _room(offer.largest),
                 }
                 for offer in capacity.offers
@@ -308,7 +205,7 @@ def _room(room: Any) -> dict[str, int]:
     return {"cpus": room.cpus, "memory_mib": room.memory_mib, "disk_mib": room.disk_mib}
 
 
-def _row(vm: Vm) -> dict[str, Any]:
+def _row(vm: Vm, seen: DomainState | None) -> dict[str, Any]:
     return {
         "vm": vm.vm,
         "generation": vm.generation,
@@ -320,5 +217,7 @@ def _row(vm: Vm) -> dict[str, Any]:
         "environment": vm.environment,
         "shape": _room(vm.shape),
         "since": vm.since,
-        "text": vm.text if vm.fenced is None else "paused: no contact with the LRMS",
+        "domain": seen,
+        "paused": yielding.row(vm, seen),
+        "text": yielding.note(vm, seen) or vm.text,
     }

@@ -1,0 +1,245 @@
+"""The hostmaster without its surroundings: the parts that serve baits and guests, put together once.
+
+`hostmaster.daemon` puts it on libvirt, files, sockets and TLS; the tests put the same parts on theirs, so that what
+they see is how the daemon is wired. Whoever owns a core builds the link, opens the hypervisor and ends the process.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from hostmaster import guestconf, specify
+from hostmaster.accounts import account_of
+from hostmaster.contact import LOOK_EVERY_S, Contact
+from hostmaster.environments import Environments
+from hostmaster.keeper import Keeper, Observer
+from hostmaster.lifecycle import Times, Vm
+from hostmaster.serve_baits import INVENTORY_EVERY_S, BaitService, Link
+from hostmaster.serve_guests import GuestService
+from hostmaster.world import (
+    Accelerator,
+    Artifacts,
+    DomainRefused,
+    DomainSpec,
+    Guests,
+    Hypervisor,
+    HypervisorUnavailable,
+    Images,
+)
+from protocol.guest import FromGuest
+from protocol.messages import Code, VmPhase
+from wnod.config import Catalogue, HostmasterConfig
+from wnod.journal import Journal
+
+TELL_EVERY_S = 1.0
+VERIFY_EVERY_S = 600.0
+RESETTLE_S = 2.0
+
+
+@dataclass
+class HostCore:
+    """One life of a hostmaster. In this order: build it, `join` a link, `load`, connect the world, `start`."""
+
+    clock: IReactorTime
+    config: HostmasterConfig
+    catalogue: Catalogue
+    journal: Journal
+    hypervisor: Hypervisor
+    images: Images
+    guests: Guests
+    """What guests say must reach `heard`."""
+    answers: Callable[[], Awaitable[bool]]
+    """Whether the controller's machine answers now (hostmaster.contact)."""
+    prove: Callable[[Artifacts], Awaitable[Accelerator]]
+    """The accelerator to use, shown to work with these files. DomainRefused if there is none to be used."""
+    guest_files: Callable[[], Mapping[str, bytes]]
+    """The secrets every guest is given, by name. OSError if they cannot be read."""
+    new_uuid: Callable[[], str]
+    observer: Observer
+    """Hears of each change before any bait does."""
+    broken: Callable[[Failure], None]
+    """A loop has failed, and has ended."""
+    unsettled: Callable[[Failure], None]
+    """Getting ready has failed for a reason nobody foresaw; it is tried again."""
+    account: Callable[[int], guestconf.Account] = account_of
+    """Who a numeric user id is. NoSuchAccount if nobody."""
+    refused: Callable[[Code], None] = lambda code: None
+    """A bait was told no."""
+    generations_above: int = 0
+    """A journal that begins may follow a lost one, none of whose generations may come again: it counts from here."""
+    accelerator: Accelerator | None = None
+    """None: nothing has been proven yet, and no VM is made."""
+    log: Logger = field(default_factory=lambda: Logger("hostmaster"))
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self._loops: list[LoopingCall] = []
+        self._stopped = False
+        slots = tuple(slot.name for slot in config.slots)
+        now = self.clock.seconds
+        self.environments = Environments(self.catalogue, self.images, config.capacity, slots, now=now)
+        self.keeper = Keeper(
+            clock=self.clock,
+            host=config.host,
+            journal=self.journal,
+            hypervisor=self.hypervisor,
+            images=self.images,
+            guests=self.guests,
+            times=_times(config),
+            ttl_s=config.times.lease_ttl_s,
+            specify=self._specify,
+            observer=self,
+            contact=Contact(self.clock, self.journal, config.lrms.controller, self.answers),
+        )
+        self.baits = BaitService(
+            clock=self.clock,
+            keeper=self.keeper,
+            host=self.environments.host,
+            ttl_s=config.times.lease_ttl_s,
+            new_uuid=self.new_uuid,
+            refused=self.refused,
+        )
+        self.guest_service = GuestService(self.clock, self.keeper, self._configure, self.baits.finished)
+
+    def join(self, link: Link) -> None:
+        """Baits are spoken to over this; what they say must reach `baits`, a protocol.link.Listener."""
+        self.baits.link = link
+
+    def heard(self, key: str, said: FromGuest | None) -> None:
+        """A guest spoke. A hostmaster.world.GuestListener."""
+        self.guest_service.heard(key, said)
+
+    def load(self) -> None:
+        """Read the journal, and listen for what the hypervisor hints. Before it is connected, and the link is open."""
+        if self.journal.epoch == 1 and self.generations_above:
+            self.journal.raise_number("generation", self.generations_above)  # R15
+        self.keeper.load()
+        self.hypervisor.watch(self._hint)
+
+    def start(self) -> None:
+        """Begin all that is done from time to time. The hypervisor's hint that it is there makes the host ready."""
+        self.every(INVENTORY_EVERY_S, self.baits.send_inventories)
+        # A hint may be lost, so every VM is looked at anew from time to time.
+        self.every(INVENTORY_EVERY_S, self.keeper.kick_all)
+        self.keeper.look_for_contact()  # at once: a host that has lost its journal fences nothing before an answer
+        self.every(LOOK_EVERY_S, self.keeper.look_for_contact)
+        self.every(TELL_EVERY_S, self.baits.tell_capacity)
+        self.every(VERIFY_EVERY_S, self.resettle)
+
+    def halt(self) -> None:
+        """Nothing is begun any more. Idempotent."""
+        self._stopped = True
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
+
+    async def stop(self) -> None:
+        """As `halt`; comes back when no VM is being seen to. VMs run on: the next life finds them."""
+        self.halt()
+        await self.keeper.duties.stop()
+
+    def every(self, seconds: float, call: Callable[[], Any]) -> None:
+        """Do it again and again, until `halt`; if it fails, `broken` hears of it."""
+        loop = LoopingCall(call)
+        loop.clock = self.clock
+        loop.start(seconds, now=False).addErrback(self.broken)
+        self._loops.append(loop)
+
+    # --- becoming ready ------------------------------------------------------------------------------
+
+    def _hint(self, uuid: str) -> None:
+        if uuid == "":
+            self.resettle()
+
+    def resettle(self) -> None:
+        """Do whatever a start, a libvirt that came back or a new catalogue makes necessary. Idempotent."""
+        if not self._stopped:
+            Deferred.fromCoroutine(self._settle()).addErrback(self._not_settled)
+
+    async def _settle(self) -> None:
+        try:
+            await self.keeper.recover()
+            await self.environments.verify()
+            await self._choose_accelerator()
+        except HypervisorUnavailable as error:
+            self.log.warn("libvirt does not answer, waiting: {error}", error=error)
+            self.clock.callLater(RESETTLE_S, self.resettle)
+        self.baits.tell_capacity()
+
+    def _not_settled(self, failure: Failure) -> None:
+        self.unsettled(failure)
+        self.clock.callLater(RESETTLE_S, self.resettle)
+
+    async def _choose_accelerator(self) -> None:
+        artifacts = next(iter(self.environments.artifacts.values()), None)
+        if artifacts is None:
+            self.environments.obstacle = "no environment has a usable image"
+            return
+        try:
+            self.accelerator = await self.prove(artifacts)
+        except DomainRefused as error:
+            self.environments.obstacle = str(error)
+            self.log.error("no VM can be made: {error}", error=error)
+            return
+        self.environments.obstacle = ""
+
+    # --- parts' questions ------------------------------------------------------------------------------
+
+    def _specify(self, vm: Vm, overlay: str, channel: str) -> DomainSpec:
+        if self.accelerator is None:
+            raise HypervisorUnavailable("no accelerator has been proven yet")
+        site = specify.Site(self.config, self.accelerator)
+        return specify.specify(site, vm, self.environments.usable(vm.environment), overlay, channel)
+
+    def _configure(self, vm: Vm) -> bytes:
+        config = self.config
+        site = guestconf.Site(
+            lrms=config.lrms.kind,
+            controller=config.lrms.controller,
+            features=config.lrms.features,
+            hosts=config.network.hosts,
+            mounts=tuple(guestconf.Mount(m.type, m.source, m.target, m.options) for m in config.mounts),
+            gateway=config.network.gateway,
+            dns=config.network.dns,
+        )
+        overhead = self.environments.host().overheads.get(vm.environment, 0)
+        tags = self.environments.catalogue.environments[vm.environment].tags
+        address = specify.slot_of(config, vm).address
+        account = self.account(vm.owner)
+        return guestconf.lines(vm, site, address, account, self.guest_files(), self.clock.seconds(), overhead, tags)
+
+    # --- keeper.Observer -------------------------------------------------------------------------------
+
+    def changed(self, before: Vm | None, vm: Vm) -> None:
+        """A record changed: learn of the environment, then tell whoever counts, then the bait."""
+        if before is not None:
+            self._judge_environment(before, vm)
+        self.observer.changed(before, vm)
+        self.baits.changed(before, vm)
+
+    def _judge_environment(self, before: Vm, vm: Vm) -> None:
+        if before.phase is VmPhase.BOOTING and vm.phase in (VmPhase.READY, VmPhase.BOUND):
+            self.environments.came_up(vm.environment)
+        if vm.phase is VmPhase.DESTROYING and vm.code is Code.BOOT_FAILED and before.code is None:
+            self.environments.failed(vm.environment, vm.text)
+
+    def forgotten(self, vm: Vm) -> None:
+        """A slot is free again."""
+        self.observer.forgotten(vm)
+        self.baits.forgotten(vm)
+
+
+def _times(config: HostmasterConfig) -> Times:
+    return Times(
+        boot_limit_s=config.times.boot_limit_s,
+        creates=1 + config.times.retries,
+        fence_pause_s=config.times.fence_pause_s,
+        fence_resume_s=config.times.fence_resume_s,
+        gives_up_s=config.times.lrms_gives_up_s,
+    )
