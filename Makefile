@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 STAMP := build/setup.done
 
-.PHONY: help setup demo test check unit contract e2e simulate model clean lab-up lab-shell lab-status lab-down images
+.PHONY: help setup demo test check unit contract e2e simulate model bench clean lab-up lab-shell lab-status lab-down images
 
 help:           ## this list
 	@grep -hE '^[a-z0-9-]+: .*## ' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 14
@@ -40,6 +40,12 @@ simulate: $(STAMP) ## whole clusters with faults on a virtual clock: SEEDS=n HOS
 
 model: $(STAMP) ## the hand-off explored exhaustively, with a mutant for each rule
 	$(PYTHON) -m tests.model
+
+ROUNDS ?= 10
+
+bench: $(STAMP) ## wnod against a bare node, Slurm's cloud nodes and a prologue with ssh: ROUNDS=n (build/bench)
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@$(PYTHON) -m tests.bench --rounds $(ROUNDS)
 
 check: $(STAMP) ## ruff, mypy, import-linter, shellcheck, budgets
 	.venv/bin/ruff check .
