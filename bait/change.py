@@ -21,6 +21,8 @@ class Change:
     lease: Lease
     only: bool = False
     """A first record (`before` None) is written only if its run has no other."""
+    kick: bool = True
+    """See to what follows."""
     written: bool = False
 
     def begin(self) -> None:
@@ -57,6 +59,7 @@ class Change:
         if self.written:
             crash_point(f"bait.commit.{self.lease.phase}.after")
             self.follower.observer.changed(self.before, self.lease)
+        if self.written and self.kick:
             self.follower.duties.kick(self.lease.lease)
 
 

@@ -135,12 +135,12 @@ class Follower:
             raise
         change.done()
 
-    async def write(self, before: Lease | None, lease: Lease) -> bool:
-        """As `put`, in one commit with all who write in this moment.
+    async def write(self, before: Lease | None, lease: Lease, *, kick: bool = True) -> bool:
+        """As `put`, in one commit with all who write in this moment. `kick` False: the caller sees to what follows.
 
         False, and nothing is written, if meanwhile the record is not `before` any more, or (None) its run has one.
         """
-        change = Change(self, before, lease, only=True)
+        change = Change(self, before, lease, only=True, kick=kick)
         await self.commits.write(change)
         return change.written
 
@@ -170,21 +170,18 @@ class Follower:
     # --- one step ------------------------------------------------------------------------------------
 
     async def _step(self, key: str) -> Next:
-        lease = self.leases.get(LeaseId(key))
-        if lease is None:
-            return Now.REST
-        facts = await self._facts(lease)
-        lease = self.leases.get(LeaseId(key))
-        if lease is None:
-            return Now.REST
-        step = jobs.decide(lease, facts, self.times)
-        if step.lease != lease and not await self.write(lease, step.lease):
-            return Now.AGAIN
-        if step.deed is not None:
-            return await self._do(step.lease, step.deed, facts)
-        if step.lease != lease:
-            return Now.AGAIN
-        return Now.REST if step.wake_s is None else self._on_the_beat(step.wake_s)
+        while (lease := self.leases.get(LeaseId(key))) is not None:
+            facts = await self._facts(lease)
+            if self.leases.get(LeaseId(key)) is not lease:
+                continue
+            step = jobs.decide(lease, facts, self.times)
+            if step.lease != lease and not await self.write(lease, step.lease, kick=False):
+                continue
+            if step.deed is not None:
+                return await self._do(step.lease, step.deed, facts)
+            if step.lease == lease:
+                return Now.REST if step.wake_s is None else self._on_the_beat(step.wake_s)
+        return Now.REST
 
     def _on_the_beat(self, delay_s: float) -> float:
         """Round up to a common beat, so that many leases' looks become one query of the LRMS."""
@@ -277,7 +274,7 @@ class Follower:
     async def _note(self, lease: Lease, after: Lease) -> None:
         """Put what a deed led to, unless the record has changed meanwhile."""
         if after != lease:
-            await self.write(lease, after)
+            await self.write(lease, after, kick=False)
 
     async def _perform(self, lease: Lease, deed: Deed, facts: Facts) -> None:
         job = facts.job

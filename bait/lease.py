@@ -89,9 +89,9 @@ class VmView:
     boot_id: BootId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made at every look, and making a frozen one takes three times as long
 class Facts:
-    """What is seen now."""
+    """What is seen now. Nobody changes one."""
 
     now: float
     known: bool
