@@ -18,6 +18,7 @@ from hostmaster.hypervisor import LibvirtHypervisor
 from hostmaster.images import LocalImages, Source
 from hostmaster.lifecycle import Vm
 from hostmaster.numbers import Numbers
+from hostmaster.qemuuser import Ids, QemuUser
 from hostmaster.world import Accelerator, Artifacts, DomainState
 from protocol.ids import EnvironmentName
 from protocol.link import HostEnd, Tls
@@ -52,8 +53,9 @@ class HostmasterDaemon:
             Limits(create=config.times.create_limit_s),
             emulator=config.hypervisor.emulator,
         )
+        self.qemu_user = QemuUser(self.journal, self._told_of_qemu, (os.geteuid(), os.getegid()))
         self.sources = _sources(catalogue)
-        self.images = LocalImages(reactor, config.state, self.sources, self._qemu_user)
+        self.images = LocalImages(reactor, config.state, self.sources, self.qemu_user.ids)
         self.guests = GuestChannels(reactor, f"{config.runtime}/guests", self._heard, self._qemu_uids)
         self.proof: accelerator.Proof | None = None
         self._build(catalogue)
@@ -98,6 +100,7 @@ class HostmasterDaemon:
             await serve_metrics(self.reactor, self.config.metrics, self.metrics)
         self.libvirt_events.start()
         self.images.start()
+        self.hypervisor.watch(self._libvirt_hints)
         self.core.load()
         self.hypervisor.start()
         await self.link.start()
@@ -137,11 +140,15 @@ class HostmasterDaemon:
         self.proof = proof
         return proof.accelerator
 
-    def _qemu_user(self) -> tuple[int, int]:
-        return self.hypervisor.qemu_user
+    def _libvirt_hints(self, uuid: str) -> None:
+        if uuid == "":
+            self.qemu_user.learn()
+
+    def _told_of_qemu(self) -> Ids | None:
+        return None if self.hypervisor.trouble else self.hypervisor.qemu_user
 
     def _qemu_uids(self) -> frozenset[int]:
-        return frozenset({self._qemu_user()[0]})
+        return frozenset({self.qemu_user.ids()[0]})
 
     def _heard(self, key: str, said: Any) -> None:
         self.core.heard(key, said)
