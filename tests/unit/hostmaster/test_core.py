@@ -1,0 +1,146 @@
+"""The hostmaster's core on fakes: when it is ready, what it offers, and what it does when something is broken."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from hostmaster.core import RESETTLE_S, TELL_EVERY_S, VERIFY_EVERY_S, HostCore
+from hostmaster.lifecycle import Vm
+from hostmaster.world import Accelerator, Artifacts, DomainRefused
+from protocol.messages import FromHost
+from tests.fakes.guests import FakeGuests
+from tests.fakes.hypervisor import FakeHypervisor
+from tests.fakes.images import FakeImages, artifacts
+from tests.fakes.site import CATALOGUE, CONFIG, DEBIAN
+from wnod.journal import Journal
+
+
+class Case:
+    """A core, everything that it was built from, and what it reported."""
+
+    def __init__(self, path: Path, generations_above: int = 0) -> None:
+        self.clock = Clock()
+        self.hypervisor = FakeHypervisor(self.clock)
+        self.images = FakeImages({DEBIAN: artifacts()})
+        self.guests = FakeGuests()
+        self.no = ""
+        """Why no accelerator works."""
+        self.bug: Exception | None = None
+        self.proofs = 0
+        self.broken: list[Failure] = []
+        self.unsettled: list[Failure] = []
+        self.journal = Journal(str(path / "journal.sqlite"), "hostmaster", CONFIG.host)
+        self.core = HostCore(
+            clock=self.clock, config=CONFIG, catalogue=CATALOGUE, journal=self.journal, hypervisor=self.hypervisor,
+            images=self.images, guests=self.guests, answers=self._answers, prove=self._prove, guest_files=dict,
+            new_uuid=lambda: "00000000-0000-4000-8000-000000000000", observer=self, broken=self.broken.append,
+            unsettled=self.unsettled.append, generations_above=generations_above,
+        )  # fmt: skip
+        self.core.join(self)
+        self.guests.listener = self.core.heard
+        self.core.load()
+        self.core.start()
+
+    async def _answers(self) -> bool:
+        return True
+
+    async def _prove(self, artifacts: Artifacts) -> Accelerator:
+        self.proofs += 1
+        if self.bug is not None:
+            raise self.bug
+        if self.no:
+            raise DomainRefused(self.no)
+        return Accelerator.TCG
+
+    def connected_baits(self) -> frozenset[str]:
+        return frozenset()
+
+    def send(self, bait: str, message: FromHost) -> None:
+        raise AssertionError("nobody is connected")
+
+    def changed(self, before: Vm | None, vm: Vm) -> None:
+        raise AssertionError("there is no VM")
+
+    forgotten = changed  # type: ignore[assignment]
+
+    def libvirt_is_there(self) -> None:
+        self.hypervisor._hint("")
+        self.clock.advance(0)
+
+    def offered(self) -> tuple[bool, str]:
+        """Whether the environment is, and if not why."""
+        (offer,) = self.core.baits.capacity().offers
+        return offer.available, offer.text
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    case = Case(tmp_path)
+    yield case
+    case.core.halt()
+    case.journal.close()
+
+
+def test_nothing_is_offered_before_libvirt_is_there_and_all_of_it_then(case: Case) -> None:
+    case.clock.advance(10.0)
+    assert case.offered() == (False, "images are being verified")
+    case.libvirt_is_there()
+    assert case.offered() == (True, "")
+    assert case.core.accelerator is Accelerator.TCG
+
+
+def test_a_hint_of_one_domain_is_no_reason_to_prove_everything_anew(case: Case) -> None:
+    case.libvirt_is_there()
+    case.hypervisor._hint("00000000-0000-4000-8000-000000000001")
+    case.clock.advance(0)
+    assert case.proofs == 1
+
+
+def test_without_an_accelerator_nothing_is_offered_and_everybody_hears_why(case: Case) -> None:
+    case.no = "only TCG works"
+    case.libvirt_is_there()
+    assert case.offered() == (False, "only TCG works")
+    case.no = ""
+    case.clock.advance(VERIFY_EVERY_S)
+    assert case.offered() == (True, "")
+
+
+def test_what_nobody_foresaw_is_reported_and_tried_again(case: Case) -> None:
+    case.bug = ZeroDivisionError("nobody foresaw it")
+    case.libvirt_is_there()
+    assert [failure.type for failure in case.unsettled] == [ZeroDivisionError]
+    case.bug = None
+    case.clock.advance(RESETTLE_S)
+    assert case.offered() == (True, "")
+
+
+def test_a_loop_that_fails_is_reported_once_and_the_others_go_on(case: Case) -> None:
+    calls: list[float] = []
+    case.core.every(1.0, lambda: 1 / 0)
+    case.core.every(1.0, lambda: calls.append(case.clock.seconds()))
+    case.clock.pump([TELL_EVERY_S] * 3)
+    assert [failure.type for failure in case.broken] == [ZeroDivisionError]
+    assert calls == [1.0, 2.0, 3.0]
+
+
+def test_a_core_that_was_halted_begins_nothing_more(case: Case) -> None:
+    case.core.halt()
+    case.libvirt_is_there()
+    case.clock.advance(VERIFY_EVERY_S)
+    assert case.proofs == 0
+    assert case.broken == []
+
+
+@pytest.mark.parametrize(("life", "next_one"), [(1, 1001), (2, 1001)])
+def test_a_journal_that_begins_counts_generations_above_those_of_a_lost_one(
+    tmp_path: Path, life: int, next_one: int
+) -> None:
+    for number in range(life):
+        case = Case(tmp_path, generations_above=1000 * (number + 1))
+        found = case.journal.next_number("generation") if number == life - 1 else 0
+        case.core.halt()
+        case.journal.close()
+    assert found == next_one
