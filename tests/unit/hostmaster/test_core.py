@@ -134,6 +134,14 @@ def test_a_core_that_was_halted_begins_nothing_more(case: Case) -> None:
     assert case.broken == []
 
 
+def test_a_life_that_died_before_it_counted_gives_no_generation_of_the_lost_journal_to_the_next(tmp_path: Path) -> None:
+    Journal(str(tmp_path / "journal.sqlite"), "hostmaster", CONFIG.host).close()
+    case = Case(tmp_path, generations_above=1000)
+    assert case.journal.next_number("generation") == 1001
+    case.core.halt()
+    case.journal.close()
+
+
 @pytest.mark.parametrize(("life", "next_one"), [(1, 1001), (2, 1001)])
 def test_a_journal_that_begins_counts_generations_above_those_of_a_lost_one(
     tmp_path: Path, life: int, next_one: int
