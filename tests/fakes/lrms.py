@@ -168,11 +168,11 @@ class FakeLrms:
         assert job.state is JobState.RUNNING, f"{job_id} is {job.word}"
         job.exit_code = code
         if code == PARK:
-            self._leave(job, lambda: self._requeue(job, "exit"))
+            self._leave(job, lambda gone: self._requeue(gone, "exit"))
         elif code == HAND_BACK:
-            self._leave(job, lambda: self._requeue(job, ""))
+            self._leave(job, lambda gone: self._requeue(gone, ""))
         else:
-            self._leave(job, lambda: self._end(job, "FAILED" if code else "COMPLETED"))
+            self._leave(job, lambda gone: self._end(gone, "FAILED" if code else "COMPLETED"))
 
     def cancel(self, job_id: str) -> None:
         """The user cancels."""
@@ -180,7 +180,7 @@ class FakeLrms:
         if job.state is JobState.PENDING:
             self._end(job, "CANCELLED")
         elif job.state is JobState.RUNNING:
-            self._leave(job, lambda: self._end(job, "CANCELLED"))
+            self._leave(job, lambda gone: self._end(gone, "CANCELLED"))
 
     def hold(self, job_id: str, by: str = "user") -> None:
         """The user or an administrator holds."""
@@ -378,12 +378,12 @@ class FakeLrms:
         job.starts.append((node.name, job.run.restart))
         self.started(job)
 
-    def _leave(self, job: FakeJob, then: Callable[[], None]) -> None:
+    def _leave(self, job: FakeJob, then: Callable[[FakeJob], None]) -> None:
         job.state, job.word, run = JobState.LEAVING, "COMPLETING", job.run
 
         def settled() -> None:
             if job.state is JobState.LEAVING and job.run == run:  # unless the node failed meanwhile
-                then()
+                then(job)
 
         self.clock.callLater(self.settle_s, settled)
 

@@ -136,6 +136,10 @@ class World:
         if not trouble:
             self.now = max(self.now, until)
 
+    def end(self) -> None:
+        """Nothing planned will happen any more."""
+        self._heap.clear()
+
     def shift(self, life: "Life", seconds: float) -> None:
         """The clock of that daemon jumps ahead by so much (back, if negative): its calls keep their time of day."""
         for call in self.of(life):

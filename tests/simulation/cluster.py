@@ -262,6 +262,7 @@ class Cluster:
     def dispose(self) -> None:
         """End all daemons, so that nothing of this cluster outlives it."""
         self.net.end()
+        self.world.end()
         for site in self.sites:
             site.kill("host")
             site.kill("bait")

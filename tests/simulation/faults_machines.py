@@ -65,7 +65,7 @@ def reboot(nemesis: Nemesis, site: Site) -> str:
     site.off = True
     for who in DAEMONS:
         site.kill(who, silently=True)
-    for uuid in tuple(site.libvirtd.kept):
+    for uuid in [uuid for uuid in site.libvirtd.kept if uuid not in site.strangers]:
         site.killed.add(uuid)
         site.libvirtd.vanish(uuid)
     for _, starter in site.starters.values():

@@ -47,19 +47,19 @@ def amnesia(nemesis: Nemesis, site: Site) -> str:
     cluster = nemesis.cluster
     nemesis._next_amnesia = cluster.world.now + 40.0
     saved = cluster.lrms.save()
-    cluster.world.callLater(MEMORY_S, _forget, cluster, saved, nemesis.rng)
+    cluster.world.callLater(MEMORY_S, _forget, cluster, saved, cluster.world.now, nemesis.rng)
     return f"in {MEMORY_S} s the state of now"
 
 
-def _forget(cluster: Cluster, saved: Any, rng: random.Random) -> None:
+def _forget(cluster: Cluster, saved: Any, since: float, rng: random.Random) -> None:
     before = {job.id: (job.run, job.state, job.node) for job in cluster.lrms.all_jobs.values()}
     cluster.judge.trace("", "! the controller starts again, with an old state")
     cluster.lrms.go_back(saved)
     for job in cluster.lrms.all_jobs.values():
         if before.get(job.id) != (job.run, job.state, job.node):
-            cluster.judge.excused[job.id] = "amnesia"
+            cluster.judge.forgets(job.id, since)
     for job_id in before.keys() - cluster.lrms.all_jobs.keys():
-        cluster.judge.excused[job_id] = "amnesia"
+        cluster.judge.forgets(job_id, since)
     for node in tuple(cluster.lrms.all_nodes):
         cluster.world.callLater(0.5 + rng.random(), cluster.register_again, node)
     for site in cluster.sites:
@@ -223,9 +223,7 @@ def user_updates(nemesis: Nemesis, site: Site) -> str:
         job.time_limit_s = 3600
     elif what == "partition":
         job.partition = nemesis.cluster.lrms.home
-    if what == "target" or job.id in nemesis.cluster.judge.excused:
-        # A job that nobody but the controller's lost memory has sent, its user sets right as a whole or not at all:
-        # outside of the VM partition no rescue looks for targets.
+    if what == "target":
         job.required_nodes = ()
     nemesis.changed.add(job.id)
     return f"{job.run}: {what}"

@@ -11,6 +11,7 @@ from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.images import FakeImages
 from tests.simulation.clock import Life, World
 
+TOOK_S = {"destroy": 0.2, "pause": 0.02, "unpause": 0.02}
 LIMITS_S = {
     "create": 60.0, "destroy": 30.0, "domains": 10.0, "pause": 10.0, "unpause": 10.0, "save": 120.0, "restore": 60.0,
     "relabel": 10.0,
@@ -29,6 +30,7 @@ class Libvirtd(FakeHypervisor):
         self.changed: Callable[[str], None] = lambda uuid: None
         """Called at once when a domain has come, gone or changed its state."""
         self._known: dict[tuple[str, str], Domain] = {}
+        self.touched: Callable[[str, str], None] = lambda verb, uuid: None
 
     def _domain(self, uuid: str) -> Domain:
         kept = self.kept[uuid]
@@ -99,17 +101,21 @@ class Connection:
         if not answer.called:
             answer.errback(HypervisorUnavailable(f"{verb}: no answer in time"))
 
+    def _touch(self, verb: str, uuid: str, call: Callable[[], Any]) -> Any:
+        self._daemon.touched(verb, uuid)
+        return self._call(verb, f"{verb} {uuid[-4:]}", call, TOOK_S[verb])
+
     async def create(self, spec: DomainSpec) -> None:
         await self._call("create", f"created {spec.ours.slot}", lambda: self._daemon.create(spec), 0.3)
 
     async def destroy(self, uuid: str) -> None:
-        await self._call("destroy", f"destroyed {uuid[-4:]}", lambda: self._daemon.destroy(uuid), 0.2)
+        await self._touch("destroy", uuid, lambda: self._daemon.destroy(uuid))
 
     async def pause(self, uuid: str) -> None:
-        await self._call("pause", f"paused {uuid[-4:]}", lambda: self._daemon.pause(uuid), 0.02)
+        await self._touch("pause", uuid, lambda: self._daemon.pause(uuid))
 
     async def unpause(self, uuid: str) -> None:
-        await self._call("unpause", f"unpaused {uuid[-4:]}", lambda: self._daemon.unpause(uuid), 0.02)
+        await self._touch("unpause", uuid, lambda: self._daemon.unpause(uuid))
 
     async def save(self, uuid: str, path: str) -> None:
         await self._call("save", f"saved {uuid[-4:]}", lambda: self._daemon.save(uuid, path), 1.4)

@@ -1,6 +1,7 @@
 """What must hold: the invariants of the promise, checked whenever something happens that could break one.
 
 A breach is written down, not raised: raising would only break the daemon that happens to be on the stack.
+`tests.simulation.audit` checks what the daemons write and say; this module what becomes of jobs and machines.
 """
 
 import hashlib
@@ -20,7 +21,13 @@ class Run:
 
     restart: int
     key: str
+    at: float
     end: str = ""
+    ended_at: float = 0.0
+    start_forgotten: bool = False
+    """The batch system has come back with a state that is older than this start."""
+    end_forgotten: bool = False
+    """... than this end."""
 
 
 @dataclass
@@ -44,13 +51,15 @@ class Judge:
     lines: list[tuple[float, str, str]] = field(default_factory=list)
     breaches: list[Breach] = field(default_factory=list)
     runs: dict[str, list[Run]] = field(default_factory=dict)
-    excused: dict[str, str] = field(default_factory=dict)
-    """Jobs of which the LRMS itself has lost count, and why: they may start once more."""
-    generations: dict[tuple[str, int], str] = field(default_factory=dict)
+    excused: dict[str, float] = field(default_factory=dict)
+    """Jobs of which the LRMS itself has lost count, and when it last did."""
+    generations: dict[str, int] = field(default_factory=dict)
+    """The highest of each host so far."""
     records: dict[str, Vm] = field(default_factory=dict)
     """The last record that any life of a hostmaster has put on disk, by the VM's key."""
     started: int = 0
     double_runs: int = 0
+    checks: int = 0
     _hash: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
     def trace(self, subject: str, text: str) -> None:
@@ -69,6 +78,7 @@ class Judge:
         self.trace(job, f"BREACH {rule}: {text}")
 
     def require(self, holds: bool, rule: str, job: str, text: str) -> None:
+        self.checks += 1
         if not holds:
             self.breach(rule, job, text)
 
@@ -79,18 +89,35 @@ class Judge:
         job = program.job
         self.started += 1
         self.trace(job, f"user code of run {program.restart} starts in {guest.key}")
-        # The one double run that nobody could prevent: the controller has forgotten that it ever started the job, and
-        # the host on which it runs is cut off, so that neither can tell the other (docs: the promise and its limits).
-        elsewhere = [other for other in elsewhere if other.reachable or job not in self.excused]
+        elsewhere = [other for other in elsewhere if other.reachable or not self._start_is_forgotten(job, other)]
         if elsewhere:
             self.double_runs += 1
             self.breach("I2", job, f"runs twice at once: also in {', '.join(g.key for g in elsewhere)}")
         for run in self.runs.get(job, []):
-            if run.end == "done" and job not in self.excused:
+            if run.end == "done" and not run.end_forgotten:
                 self.double_runs += 1
                 self.breach("I3", job, f"starts again after run {run.restart} in {run.key} was done")
+        self.require(guest.uid in (None, program.uid), "I6", job, f"{guest.key} has served uid {guest.uid} before")
+        guest.uid = program.uid
         self._started_as_bound(guest, program)
-        self.runs.setdefault(job, []).append(Run(program.restart, guest.key))
+        self.runs.setdefault(job, []).append(Run(program.restart, guest.key, self.now()))
+
+    def _start_is_forgotten(self, job: str, guest: Guest) -> bool:
+        """The one double run that nobody could prevent: the controller has forgotten that it started the job there,
+        and that VM is cut off, so that neither can tell the other (docs/recovery.md, "Where the promise ends")."""
+        return any(run.key == guest.key and not run.end and run.start_forgotten for run in self.runs.get(job, []))
+
+    def forgets(self, job: str, since: float) -> None:
+        """The batch system has come back with what it knew of the job then: what it did since, it may do again."""
+        self.excused[job] = self.now()
+        for run in self.runs.get(job, []):
+            run.start_forgotten |= run.at >= since
+            run.end_forgotten |= bool(run.end) and run.ended_at >= since
+
+    def excuses_loss(self, guest: Guest, program: Program) -> bool:
+        """True if the batch system still counts on that run only because it has forgotten what became of it since."""
+        at = self.excused.get(program.job)
+        return at is not None and program.started_at is not None and program.started_at <= at
 
     def _started_as_bound(self, guest: Guest, program: Program) -> None:
         vm = self.records.get(guest.key)
@@ -101,12 +128,13 @@ class Judge:
         self.require(bound, "I4", program.job, f"run {program.restart} starts in {guest.key}, bound to {vm.bound}")
         self.require(vm.phase is VmPhase.STARTED, "I4", program.job, f"starts in {guest.key}, which is {vm.phase}")
         self.require(vm.boot_id == guest.boot_id, "I4", program.job, f"starts in another boot of {guest.key}")
+        self.require(vm.owner == program.uid, "I6", program.job, f"starts in {guest.key}, which is uid {vm.owner}'s")
 
     def finish(self, guest: Guest, program: Program, how: str) -> None:
         """User code has ended: "done", or by that fault."""
         for run in self.runs.get(program.job, []):
             if (run.restart, run.key, run.end) == (program.restart, guest.key, ""):
-                run.end = how
+                run.end, run.ended_at = how, self.now()
                 self.trace(program.job, f"user code of run {program.restart} in {guest.key} ends: {how}")
 
     # --- hosts ---
@@ -119,8 +147,10 @@ class Judge:
             self.trace(vm.asked.key, f"{host}: {vm.key} {vm.phase} lease {vm.lease[-4:]}{text}")
         if before is not None:
             return
-        known = self.generations.setdefault((host, vm.generation), vm.uuid)
-        self.require(known == vm.uuid, "I5", vm.asked.key, f"generation {vm.generation} of {host} is used twice")
+        if vm.phase is VmPhase.RESERVED:
+            highest = self.generations.get(host, 0)
+            self.require(vm.generation > highest, "I10", vm.asked.key, f"{vm.key} comes after generation {highest}")
+            self.generations[host] = max(highest, vm.generation)
         rest = [other for other in others.values() if other.generation != vm.generation]
         twice = [other.key for other in rest if other.lease == vm.lease or other.vm == vm.vm]
         self.require(not twice, "I5", vm.asked.key, f"{vm.key} has its lease or slot in common with {twice}")
@@ -133,9 +163,9 @@ class Judge:
         """A host's domains have changed."""
         memory = sum(spec.ours.shape.memory_mib for spec in specs)
         cpus = sum(spec.ours.shape.cpus for spec in specs)
-        self.require(
-            memory <= total.memory_mib and cpus <= total.cpus, "I7", "", f"{host} runs {cpus} cpus, {memory} MiB"
-        )
+        fits = memory <= total.memory_mib and cpus <= total.cpus
+        self.require(fits, "I7", "", f"{host} runs {cpus} cpus, {memory} MiB")
+        self.require(len({s.ours.slot for s in specs}) == len(specs), "I6", "", f"{host}: one slot has two domains")
 
     # --- for people ---
 

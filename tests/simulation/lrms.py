@@ -55,7 +55,7 @@ class Controller(FakeLrms):
         """The job leaves its node: whatever still runs of it there is killed."""
         self.unreachable: Callable[[FakeJob], bool] = lambda job: False
         """The node's daemon cannot be asked whether anything of the job is left."""
-        self._leaving: dict[str, Callable[[], None]] = {}
+        self._leaving: dict[str, Callable[[FakeJob], None]] = {}
         self.outcome: dict[str, str] = {}
         """How each job ended."""
 
@@ -116,11 +116,15 @@ class Controller(FakeLrms):
         self.trace(job.id, f"run {job.run.restart} starts on {node.name}")
         super()._start(job, node)
 
-    def _leave(self, job: FakeJob, then: Callable[[], None]) -> None:
+    def _leave(self, job: FakeJob, then: Callable[[FakeJob], None]) -> None:
         """As Slurm does: a job stays COMPLETING until its node has said that nothing of it is left, or is down."""
         self.left(job)
-        job.state, job.word, run = JobState.LEAVING, "COMPLETING", job.run
+        job.state, job.word = JobState.LEAVING, "COMPLETING"
         self._leaving[job.id] = then
+        self._settles(job, then)
+
+    def _settles(self, job: FakeJob, then: Callable[[FakeJob], None]) -> None:
+        run = job.run
 
         def settled() -> None:
             if job.state is not JobState.LEAVING or job.run != run or self.all_jobs.get(job.id) is not job:
@@ -128,7 +132,7 @@ class Controller(FakeLrms):
             if self.unreachable(job):
                 self.clock.callLater(1.0, settled)
             else:
-                then()
+                then(job)
 
         self.clock.callLater(self.settle_s, settled)
 
@@ -175,7 +179,7 @@ class Controller(FakeLrms):
             self.requeued(job, "its node failed")
             self.left(job)
             if job.state is JobState.LEAVING:
-                self._leaving[job.id]()
+                self._leaving[job.id](job)
             elif job.requeue:
                 self._requeue(job, "")
             else:
@@ -185,7 +189,7 @@ class Controller(FakeLrms):
         """A user's or administrator's `scontrol requeue`."""
         if job.state is JobState.RUNNING:
             self.requeued(job, "its user requeued it")
-            self._leave(job, lambda: self._requeue(job, ""))
+            self._leave(job, lambda gone: self._requeue(gone, ""))
 
     async def waiting(self) -> Mapping[str, JobView]:
         return {job.id: job.view() for job in self._queue.values() if self._may_be_ours(job)}
@@ -201,18 +205,18 @@ class Controller(FakeLrms):
 
     def save(self) -> Any:
         """The state as a controller saves it: jobs and nodes."""
-        return self._copied((self.all_jobs, self.all_nodes, self.outcome))
+        return self._copied((self.all_jobs, self.all_nodes, self.outcome, self._leaving))
 
     @staticmethod
     def _copied(saved: Any) -> Any:
-        jobs, nodes, outcome = saved
+        jobs, nodes, outcome, leaving = saved
         copies = {key: replace(job, starts=list(job.starts)) for key, job in jobs.items()}
-        return copies, {name: replace(node) for name, node in nodes.items()}, dict(outcome)
+        return copies, {name: replace(node) for name, node in nodes.items()}, dict(outcome), dict(leaving)
 
     def go_back(self, saved: Any) -> None:
         """The controller starts from an older state: jobs submitted since are unknown (no number is given twice)."""
         known = set(self.all_jobs) | set(self.outcome)
-        self.all_jobs, self.all_nodes, self.outcome = self._copied(saved)
+        self.all_jobs, self.all_nodes, self.outcome, self._leaving = self._copied(saved)
         for job_id in known - set(self.all_jobs) - set(self.outcome):
             self.outcome[job_id] = "FORGOTTEN"
         self._queue = {job.id: job for job in self.all_jobs.values() if job.state is JobState.PENDING}
@@ -222,18 +226,22 @@ class Controller(FakeLrms):
                 self.clock.callLater(self.forget_s, self._forget, job)
             elif job.state is not JobState.PENDING and job.node is not None:
                 self._on.setdefault(job.node, {})[job.id] = job
-                if job.state is JobState.LEAVING:  # what it was leaving for is forgotten: seen anew as running
-                    job.state, job.word = JobState.RUNNING, "RUNNING"
+                if job.state is JobState.LEAVING:  # that its run is over, and what then, Slurm has saved with it
+                    self._settles(job, self._leaving[job.id])
 
 
 class Way:
     """One bait's way to the controller: Lrms, with the delays and errors that this bait meets."""
 
-    def __init__(self, controller: Controller, life: Life, rng: random.Random, trouble: "Trouble") -> None:
+    def __init__(
+        self, controller: Controller, life: Life, rng: random.Random, trouble: "Trouble",
+        touches: Callable[[str, str, float], None],
+    ) -> None:  # fmt: skip
         self._controller = controller
         self._life = life
         self._rng = rng
         self._trouble = trouble
+        self._touches = touches
         self.cluster = controller.cluster
 
     def _call(self, call: Callable[[], Coroutine[Any, Any, T]], *, change: bool) -> "Deferred[T]":
@@ -271,7 +279,9 @@ class Way:
                 result = Failure(LrmsUnavailable("the batch system's reply was lost"))  # type: ignore[no-untyped-call]
         answer.callback(result)
 
-    async def _change(self, what: str, job: str, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _change(self, verb: str, job: str, call: Callable[[], Coroutine[Any, Any, None]], more: str = "") -> None:
+        self._touches(verb, job or more, self._life.seconds())
+        what = f"{verb} {more}".rstrip()
         try:
             await self._call(call, change=True)
         except LrmsRefused as error:
@@ -301,28 +311,29 @@ class Way:
         await self._change("make requeueable", run.key, lambda: self._controller.make_requeueable(run, note))
 
     async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
-        await self._change(f"send to {node}", run.key, lambda: self._controller.send(run, node, shape, home, note))
+        send = lambda: self._controller.send(run, node, shape, home, note)  # noqa: E731
+        await self._change("send", run.key, send, f"to {node}")
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
         await self._change("give back", run.key, lambda: self._controller.give_back(run, home, note, delay_s))
 
     async def refuse(self, run: Run, home: Home, text: str) -> None:
-        await self._change(f"refuse ({text})", run.key, lambda: self._controller.refuse(run, home, text))
+        await self._change("refuse", run.key, lambda: self._controller.refuse(run, home, text), f"({text})")
 
     async def tell(self, run: Run, text: str) -> None:
         await self._call(lambda: self._controller.tell(run, text), change=True)
 
     async def close_node(self, node: str, reason: str) -> None:
-        await self._change(f"close {node}", "", lambda: self._controller.close_node(node, reason))
+        await self._change("close", "", lambda: self._controller.close_node(node, reason), node)
 
     async def open_node(self, node: str) -> None:
-        await self._change(f"open {node}", "", lambda: self._controller.open_node(node))
+        await self._change("open", "", lambda: self._controller.open_node(node), node)
 
     async def fail_node(self, node: str, reason: str) -> None:
-        await self._change(f"fail node {node}", "", lambda: self._controller.fail_node(node, reason))
+        await self._change("fail node", "", lambda: self._controller.fail_node(node, reason), node)
 
     async def remove_node(self, node: str) -> None:
-        await self._change(f"remove node {node}", "", lambda: self._controller.remove_node(node))
+        await self._change("remove node", "", lambda: self._controller.remove_node(node), node)
 
 
 def _at_once(answer: Coroutine[Any, Any, T]) -> T:

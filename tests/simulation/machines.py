@@ -178,6 +178,8 @@ class Guest:
     cluster: Any
     alive: bool = True
     paused: bool = False
+    uid: int | None = None
+    """Whose user code has run in here."""
     go: bool = False
     ready: bool = False
     registered: bool = False

@@ -1,5 +1,6 @@
 """One host of the cluster and its bait: what outlives the daemons, and the daemons' present lives."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -11,6 +12,7 @@ from hostmaster.guestconf import Account
 from hostmaster.lifecycle import Vm
 from protocol.ids import BaitName, EnvironmentName, HostName, Room, Shape, VmName
 from tests.fakes.images import FakeImages, artifacts
+from tests.simulation.audit import Audit
 from tests.simulation.clock import Life
 from tests.simulation.daemons import BaitDaemon, HostDaemon
 from tests.simulation.hypervisor import Libvirtd
@@ -92,6 +94,12 @@ class Site:
         self.killed: set[str] = set()
         """Domains that a fault has ended."""
         self._rng = cluster.rng("site", number)
+        self.audit = Audit(self)
+        for who, disk in self.disks.items():
+            disk.committed = partial(self.audit.committed, who)
+        self.strangers = [self.libvirtd.stranger(f"somebodys-{number}")]
+        """Domains that are no business of ours."""
+        self.libvirtd.touched = self._touched
 
     # --- daemons ---
 
@@ -109,13 +117,17 @@ class Site:
         self.cluster.judge.require(epoch > self.epochs[who], "I10", "", f"epoch {epoch} of {name} again")
         self.epochs[who] = epoch
         self.cluster.judge.trace("", f"{name} starts, epoch {epoch}")
+        self.audit.found(who, daemon.journal)
         self.cluster.guarded(life, daemon.start)
 
     def _new_host(self, life: Life) -> HostDaemon:
-        return HostDaemon(
+        daemon = HostDaemon(
             life, self.disks["host"], self.config, CATALOGUE, self.libvirtd, self.images, self._guest,
             self.cluster.new_uuid, self._controller_answers, self,
         )  # fmt: skip
+        daemon.core.generations_above = int(life.seconds())
+        self.audit.hears(daemon.core.baits, lambda: daemon.keeper.vms)
+        return daemon
 
     async def _controller_answers(self) -> bool:
         """The host's question whether the controller's machine is there."""
@@ -125,8 +137,10 @@ class Site:
         return not self.cut_off
 
     def _new_bait(self, life: Life) -> BaitDaemon:
-        way = Way(self.cluster.lrms, life, self._rng, self.trouble)
-        return BaitDaemon(life, self.disks["bait"], self.host_name, way, self.cluster.new_id, self._rng, self)
+        way = Way(self.cluster.lrms, life, self._rng, self.trouble, self.audit.touches)
+        daemon = BaitDaemon(life, self.disks["bait"], self.host_name, way, self.cluster.new_id, self._rng, self)
+        self.audit.hears(daemon, lambda: daemon.follower.leases)
+        return daemon
 
     def _died(self, who: str) -> None:
         self.cluster.judge.trace("", f"! {self.host_name if who == 'host' else self.bait_name} dies at a crash point")
@@ -152,9 +166,7 @@ class Site:
         """The journal's file is deleted; the daemon must be dead."""
         self.disks[who].lose()
         self.epochs[who] = 0
-        if who == "host":  # counts on from the highest generation that libvirt still shows
-            judge = self.cluster.judge
-            judge.generations = {k: uuid for k, uuid in judge.generations.items() if k[0] != self.host_name}
+        self.audit.disk[who] = {}
 
     def hooks(self) -> tuple[HookServer, Life] | None:
         """Who answers starters now."""
@@ -166,6 +178,7 @@ class Site:
         self.cluster.judge.trace(subject, text)
 
     def said(self, who: str, to: str, message: Any) -> None:
+        self.audit.said(message)
         lease = getattr(message, "lease", None)
         if lease is not None:
             job = self.cluster.jobs_by_lease.get(lease, "")
@@ -179,12 +192,14 @@ class Site:
 
     def vm_changed(self, daemon: HostDaemon, before: Vm | None, vm: Vm) -> None:
         self.cluster.judge.vm(self.host_name, before, vm, daemon.keeper.vms, TOTAL)
+        self.audit.told("host", vm)
 
     def vm_forgotten(self, daemon: HostDaemon, vm: Vm) -> None:
         self.trace(vm.asked.key, f"{self.host_name}: {vm.key} forgotten")
 
     def lease_changed(self, daemon: BaitDaemon, before: Lease | None, lease: Lease) -> None:
         self.cluster.jobs_by_lease[lease.lease] = lease.run.key
+        self.audit.told("bait", lease)
         if before is None or before.phase is not lease.phase:
             vm = f" {lease.vm}-g{lease.generation}" if lease.vm else ""
             text = f" ({lease.text})" if lease.text else ""
@@ -194,6 +209,9 @@ class Site:
         self.trace(lease.run.key, f"{self.bait_name}: lease {lease.lease[-4:]} forgotten")
 
     # --- machines ---
+
+    def _touched(self, verb: str, uuid: str) -> None:
+        self.cluster.judge.require(uuid not in self.strangers, "I13", "", f"{self.host_name}: {verb} of {uuid}")
 
     def _guest(self, key: str) -> Guest | None:
         return next((guest for guest in self.guests.values() if guest.key == key), None)
@@ -239,16 +257,10 @@ class Site:
         for program in guest.programs.values():
             job = self.cluster.lrms.all_jobs.get(program.job)
             same = job is not None and job.run.restart == program.restart and job.node == guest.name
-            needed = same and job is not None and job.state is JobState.RUNNING
-            if (
-                needed
-                and program.started_at is not None
-                and not fault
-                and program.job not in self.cluster.judge.excused
-            ):
-                self.cluster.judge.breach(
-                    "I9", program.job, f"{guest.key} was destroyed while run {program.restart} ran"
-                )
+            needed = same and job is not None and job.state is JobState.RUNNING and program.started_at is not None
+            if needed and not fault and not self.cluster.judge.excuses_loss(guest, program):
+                text = f"{guest.key} was destroyed while run {program.restart} ran"
+                self.cluster.judge.breach("I9", program.job, text)
             if program.started_at is not None:
                 self.cluster.judge.finish(guest, program, "its VM is gone")
         self.trace("", f"{self.host_name}: {guest.key} is gone")
