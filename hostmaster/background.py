@@ -29,13 +29,6 @@ LAST_REST_S = 600.0
 MOST_KINDS = 200
 
 
-class Counts(Protocol):
-    """Who counts what became of the VMs that were made."""
-
-    def made(self, way: Way, outcome: str) -> None:
-        """A VM or spare that was made this way is "ready", or has "failed", or was made another way: "fell-back"."""
-
-
 class Shelves(Protocol):
     """What there is, and how it is changed: hostmaster.stock.Stock."""
 
@@ -66,9 +59,12 @@ class Background:
     name: Callable[[VmName, Kind, str], str]
     """What the golden state of a slot and kind is called under this identity of the hypervisor. May raise
     ImageRefused, DomainRefused or HypervisorUnavailable while nobody knows."""
-    counts: Counts
     lines: Callable[[], Sequence[Line]] = tuple
     budget_mib: int = 0
+    configured: bool = False
+    """Something is to be made in advance. Otherwise only what is left from another configuration is removed."""
+    made: Callable[[Way, str], None] = lambda way, outcome: None
+    """A VM or spare that was made this way is "ready", or has "failed", or was made another way: "fell-back"."""
     shelves: Shelves = field(init=False)
     demand: dict[Kind, Demand] = field(default_factory=dict)
     refill_s: dict[Kind, float] = field(default_factory=dict)
@@ -83,8 +79,10 @@ class Background:
         self.duties = Duties(self.clock, self._look_around, "background")
 
     def kick(self) -> None:
-        """Something may have changed that the background depends on."""
-        self.duties.kick("all")
+        """Something may have changed that the background depends on. Call it every LOOK_EVERY_S too."""
+        there = self.shelves
+        if self.configured or there.spares or there.goldens or there.litter:
+            self.duties.kick("all")
 
     def settled(self, identity: str) -> None:
         """The hypervisor has this identity, and the images and the configuration are what they are now."""
@@ -98,6 +96,8 @@ class Background:
 
     def asked(self, environment: EnvironmentName, shape: Shape) -> None:
         """A job has asked for a VM of this kind, whatever it was answered."""
+        if not self.configured:
+            return
         now, kind = self.clock.seconds(), Kind(environment, shape)
         if len(self.demand) >= MOST_KINDS:
             self.demand = {k: d for k, d in self.demand.items() if d.now(now) > pool.FORGOTTEN}
@@ -116,7 +116,7 @@ class Background:
         """It is at standby and paused, or it is saved."""
         kind = Kind(record.environment, record.shape)
         took_s = self.clock.seconds() - record.made_at
-        self.counts.made(record.way, "ready")
+        self.made(record.way, "ready")
         self._rests.pop(kind, None)
         if record.purpose is Purpose.POOL:
             self.refill_s[kind] = (self.refill_s.get(kind, took_s) + took_s) / 2
@@ -124,7 +124,7 @@ class Background:
     def _failed(self, record: Spare, text: str) -> None:
         kind = Kind(record.environment, record.shape)
         self.log.warn("{spare}: failed: {text}", spare=record.key, text=text)
-        self.counts.made(record.way, "failed")
+        self.made(record.way, "failed")
         failures, _ = self._rests.get(kind, (0, 0.0))
         rest_s = min(LAST_REST_S, FIRST_REST_S * 2.0 ** min(failures, 10))
         self._rests[kind] = (failures + 1, self.clock.seconds() + rest_s)
@@ -141,7 +141,7 @@ class Background:
 
     async def _look_around(self, _: str) -> Next:
         if self.keeper.away or not self._identity:
-            return LOOK_EVERY_S
+            return Now.REST
         for name in sorted(self.shelves.litter - pool.shelf(self.view()).in_use):
             await self.shelves.sweep(name)
         plan = pool.plan(self.view())
@@ -151,11 +151,11 @@ class Background:
             self.shelves.forget_golden(name)
         if plan.make is not None:
             self.shelves.make(plan.make)
-        return Now.AGAIN if plan.remove else LOOK_EVERY_S
+        return Now.AGAIN if plan.remove else Now.REST
 
     def fitting(self) -> tuple[Golden, ...]:
         """Golden states from which a VM can be restored today."""
-        names = self._names_now()
+        names = self._names_now() if self.shelves.goldens else {}
         return tuple(g for g in self.shelves.goldens.values() if names.get((g.vm, g.kind)) == g.name)
 
     def view(self) -> View:

@@ -4,6 +4,7 @@
 they see is how the daemon is wired. Whoever owns a core builds the link, opens the hypervisor and ends the process.
 """
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,14 +15,20 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hostmaster import guestconf, specify
+from hostmaster import capacity, guestconf, specify
 from hostmaster.accounts import account_of
+from hostmaster.background import LOOK_EVERY_S as BACKGROUND_EVERY_S
+from hostmaster.background import Background
 from hostmaster.contact import LOOK_EVERY_S, Contact
 from hostmaster.environments import Environments
+from hostmaster.golden import Kind, name_of
 from hostmaster.keeper import Keeper, Observer
-from hostmaster.lifecycle import Times, Vm
+from hostmaster.lifecycle import Times, Vm, Way
+from hostmaster.pool import Line
 from hostmaster.serve_baits import INVENTORY_EVERY_S, BaitService, Link
 from hostmaster.serve_guests import GuestService
+from hostmaster.spare import Purpose, Spare
+from hostmaster.stock import Stock
 from hostmaster.world import (
     Accelerator,
     Artifacts,
@@ -30,9 +37,11 @@ from hostmaster.world import (
     Guests,
     Hypervisor,
     HypervisorUnavailable,
+    ImageRefused,
     Images,
 )
 from protocol.guest import FromGuest
+from protocol.ids import Generation, Shape, VmName
 from protocol.messages import Code, VmPhase
 from wnod.config import Catalogue, HostmasterConfig
 from wnod.journal import Journal
@@ -71,6 +80,10 @@ class HostCore:
     """Who a numeric user id is. NoSuchAccount if nobody."""
     refused: Callable[[Code], None] = lambda code: None
     """A bait was told no."""
+    made: Callable[[Way, str], None] = lambda way, outcome: None
+    """What became of a VM that was made in one of the ways (hostmaster.background)."""
+    fresh: Callable[[], bytes] = lambda: os.urandom(48)
+    """Random bytes for a guest that was at standby."""
     generations_above: int = 0
     """A journal that begins may follow a lost one, none of whose generations may come again: it counts from here."""
     accelerator: Accelerator | None = None
@@ -97,6 +110,17 @@ class HostCore:
             observer=self,
             contact=Contact(self.clock, self.journal, config.lrms.controller, self.answers),
         )
+        self.background = Background(
+            clock=self.clock,
+            keeper=self.keeper,
+            host=self.environments.host,
+            name=self._name_golden,
+            lines=self._lines,
+            budget_mib=config.ready.golden_disk_mib,
+            configured=bool(config.ready.golden_disk_mib or config.ready.spares),
+            made=self.made,
+        )
+        self.stock = Stock(self.clock, self.keeper, self.background, self._specify, self.new_uuid)
         self.baits = BaitService(
             clock=self.clock,
             keeper=self.keeper,
@@ -104,8 +128,11 @@ class HostCore:
             ttl_s=config.times.lease_ttl_s,
             new_uuid=self.new_uuid,
             refused=self.refused,
+            stock=self.stock,
         )
-        self.guest_service = GuestService(self.clock, self.keeper, self._configure, self.baits.finished)
+        self.guest_service = GuestService(
+            self.clock, self.keeper, self._configure, self.baits.finished, self.stock, self._stand
+        )
 
     def join(self, link: Link) -> None:
         """Baits are spoken to over this; what they say must reach `baits`, a protocol.link.Listener."""
@@ -130,6 +157,7 @@ class HostCore:
         self.every(INVENTORY_EVERY_S, self.keeper.kick_all)
         self.keeper.look_for_contact()  # at once: a host that has lost its journal fences nothing before an answer
         self.every(LOOK_EVERY_S, self.keeper.look_for_contact)
+        self.every(BACKGROUND_EVERY_S, self.background.kick)
         self.every(TELL_EVERY_S, self.baits.tell_capacity)
         self.every(VERIFY_EVERY_S, self.resettle)
 
@@ -143,6 +171,7 @@ class HostCore:
     async def stop(self) -> None:
         """As `halt`; comes back when no VM is being seen to. VMs run on: the next life finds them."""
         self.halt()
+        await self.background.duties.stop()
         await self.keeper.duties.stop()
 
     def every(self, seconds: float, call: Callable[[], Any]) -> None:
@@ -168,6 +197,7 @@ class HostCore:
             await self.keeper.recover()
             await self.environments.verify()
             await self._choose_accelerator()
+            self.background.settled(await self.hypervisor.identity())
         except HypervisorUnavailable as error:
             self.log.warn("libvirt does not answer, waiting: {error}", error=error)
             self.clock.callLater(RESETTLE_S, self.resettle)
@@ -192,15 +222,15 @@ class HostCore:
 
     # --- parts' questions ------------------------------------------------------------------------------
 
-    def _specify(self, vm: Vm, overlay: str, channel: str) -> DomainSpec:
+    def _specify(self, vm: Vm | Spare, overlay: str, channel: str) -> DomainSpec:
         if self.accelerator is None:
             raise HypervisorUnavailable("no accelerator has been proven yet")
         site = specify.Site(self.config, self.accelerator)
         return specify.specify(site, vm, self.environments.usable(vm.environment), overlay, channel)
 
-    def _configure(self, vm: Vm) -> bytes:
+    def _site(self) -> guestconf.Site:
         config = self.config
-        site = guestconf.Site(
+        return guestconf.Site(
             lrms=config.lrms.kind,
             controller=config.lrms.controller,
             features=config.lrms.features,
@@ -209,11 +239,56 @@ class HostCore:
             gateway=config.network.gateway,
             dns=config.network.dns,
         )
-        overhead = self.environments.host().overheads.get(vm.environment, 0)
-        tags = self.environments.catalogue.environments[vm.environment].tags
-        address = specify.slot_of(config, vm).address
-        account = self.account(vm.owner)
-        return guestconf.lines(vm, site, address, account, self.guest_files(), self.clock.seconds(), overhead, tags)
+
+    def _configure(self, vm: Vm) -> bytes:
+        overhead, tags = self._of_environment(vm)
+        account, files, now = self.account(vm.owner), self.guest_files(), self.clock.seconds()
+        address = specify.slot_of(self.config, vm).address
+        seed = self.fresh() if vm.golden else b""  # a guest that booted for its lease has a generator of its own
+        return guestconf.lines(vm, self._site(), address, account, files, now, overhead, tags, seed=seed)
+
+    def _stand(self, spare: Spare) -> bytes:
+        return self._standing(spare, self.clock.seconds())
+
+    def _standing(self, spare: Spare, now: float) -> bytes:
+        overhead, tags = self._of_environment(spare)
+        address = specify.slot_of(self.config, spare).address
+        return guestconf.standby_lines(spare, self._site(), address, now, overhead, tags)
+
+    def _of_environment(self, vm: Vm | Spare) -> tuple[int, tuple[str, ...]]:
+        """The environment's own memory and its tags. ImageRefused if it is not in the catalogue any more."""
+        entry = self.environments.catalogue.environments.get(vm.environment)
+        if entry is None:
+            raise ImageRefused(f"environment {vm.environment!r} is not in the catalogue")
+        return entry.overhead_mib, entry.tags
+
+    def _name_golden(self, slot: VmName, kind: Kind, identity: str) -> str:
+        """From all that a VM of this kind in this slot is made of and told before it has an owner."""
+        image = self.environments.usable(kind.environment).image
+        spare = Spare(
+            generation=Generation(1),
+            vm=slot,
+            uuid="",
+            environment=kind.environment,
+            image=image,
+            shape=kind.shape,
+            purpose=Purpose.GOLDEN,
+            way=Way.BOOT,
+            golden="",
+            made_at=0.0,
+            since=0.0,
+        )
+        made_of = repr(self._specify(spare, "", ""))
+        return name_of(slot, identity, made_of, self._standing(spare, 0.0).decode())
+
+    def _lines(self) -> tuple[Line, ...]:
+        host = self.environments.host()
+        return tuple(
+            Line(Kind(x.environment, capacity.charged(host, x.environment, shape)), x.keep, x.at_most or x.keep)
+            for x in self.config.ready.spares
+            for shape in (Shape(cpus=x.cpus, memory_mib=x.memory_mib, disk_mib=x.disk_mib),)
+            if x.environment in host.offers
+        )
 
     # --- keeper.Observer -------------------------------------------------------------------------------
 

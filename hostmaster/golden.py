@@ -123,7 +123,8 @@ def _place(slot: VmName, kind: Kind, shelf: Shelf) -> Place | None:
     for golden in sorted(shelf.goldens, key=lambda g: (worth(g, shelf), g.made_at, g.name)):
         if left >= 0:
             break
-        if worth(golden, shelf) * CLEAR <= shelf.worth[kind] and golden.name not in shelf.in_use:
+        mine = worth(golden, shelf)
+        if mine < shelf.worth[kind] and mine * CLEAR <= shelf.worth[kind] and golden.name not in shelf.in_use:
             remove.append(golden.name)
             left += golden.mib
     return Place(slot, kind, shelf.names[slot, kind], tuple(remove)) if left >= 0 else None

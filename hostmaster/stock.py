@@ -72,7 +72,7 @@ class Stock:
             self.forget_golden(name)
         known = {*self.goldens, *(s.golden for s in self.spares.values() if s.purpose is Purpose.GOLDEN)}
         self.litter |= set(there) - known
-        self.background.settled(await self.keeper.hypervisor.identity())
+        self.background.kick()
 
     def with_uuid(self, uuid: str) -> tuple[Generation, ...]:
         """Of the spares whose domain has this UUID."""
@@ -112,13 +112,13 @@ class Stock:
     def became(self, before: Vm | None, vm: Vm) -> None:
         """A VM's record changed: learn from it. Of one that did not come up, its golden state may be the reason."""
         if before is not None and before.way is not vm.way:
-            self.background.counts.made(before.way, "fell-back")
+            self.background.made(before.way, "fell-back")
             self.background.distrust(before.golden)
         if before is not None and before.phase is VmPhase.BOOTING and before.phase is not vm.phase:
             if vm.phase in (VmPhase.READY, VmPhase.BOUND, VmPhase.STARTED):
-                self.background.counts.made(vm.way, "ready")
+                self.background.made(vm.way, "ready")
             elif vm.code is Code.BOOT_FAILED:
-                self.background.counts.made(vm.way, "failed")
+                self.background.made(vm.way, "failed")
                 self.background.distrust(vm.golden)
         self.background.kick()
 

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from protocol.ids import BaitNameField, HostNameField, Room, VmNameField
 from wnod.config.mistakes import Complaint
+from wnod.config.ready import Ready
 from wnod.config.words import (
     AbsolutePath,
     Address,
@@ -179,6 +180,7 @@ class HostmasterConfig(ConfigStruct, frozen=True):
     network: Network = Network()
     mounts: tuple[Mount, ...] = ()
     times: Times = Times()
+    ready: Ready = Ready()
     metrics: Address | None = "127.0.0.1:9611"
 
     @staticmethod

@@ -5,7 +5,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from hostmaster.capacity import Host
-from hostmaster.lifecycle import Vm
+from hostmaster.golden import Golden, name_of
+from hostmaster.lifecycle import Vm, Way
+from hostmaster.spare import Purpose, Spare
 from hostmaster.world import Domain, DomainState, Ours
 from protocol.ids import BaitName, EnvironmentName, Generation, LeaseId, RequestId, Room, Run, Shape, VmName
 from protocol.messages import Offer, RequestVm
@@ -73,3 +75,21 @@ def a_domain(vm: Vm, state: DomainState = DomainState.RUNNING, host: str = "h1",
         environment=vm.environment, image=vm.image, shape=vm.shape, run=run,
     )  # fmt: skip
     return Domain(vm.vm, vm.uuid, state, ours)
+
+
+def a_spare(**changes: Any) -> Spare:
+    """A spare as it is when it is begun at time 100, to boot for the pool."""
+    spare = Spare(
+        generation=Generation(7), vm=VmName("vm1"), uuid=UUID, environment=DEBIAN, image="a" * 64, shape=SHAPE,
+        purpose=Purpose.POOL, way=Way.BOOT, golden="vm1-000000000000", made_at=100.0, since=100.0,
+    )  # fmt: skip
+    return replace(spare, **changes)
+
+
+def a_golden(slot: str = "vm1", **changes: Any) -> Golden:
+    """A golden state of a slot, named as the tests name it today (`names`)."""
+    golden = Golden(
+        name=name_of(VmName(slot), DEBIAN, str(SHAPE)), vm=VmName(slot), uuid=f"{slot}-uuid", environment=DEBIAN,
+        image="a" * 64, shape=SHAPE, mib=100, made_at=50.0,
+    )  # fmt: skip
+    return replace(golden, **changes)
