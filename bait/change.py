@@ -44,7 +44,7 @@ class Change:
     def _is_wanted(self) -> bool:
         follower, lease = self.follower, self.lease
         first = self.before is None and self.only
-        return follower.leases.get(lease.lease) == self.before and not (first and follower.of_run(lease.run))
+        return follower.leases.get(lease.lease) is self.before and not (first and follower.of_run(lease.run))
 
     def undo(self) -> None:
         """See wnod.commits.Write."""

@@ -16,12 +16,20 @@ def crash_point(name: str) -> None:
         watcher(name)
 
 
-@contextmanager
-def around(name: str) -> Iterator[None]:
+class around:  # noqa: N801 - reads as a statement; a class, because each deed and commit passes through one
     """One before and one after what is done inside; none after what fails."""
-    crash_point(f"{name}.before")
-    yield
-    crash_point(f"{name}.after")
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        crash_point(f"{self._name}.before")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            crash_point(f"{self._name}.after")
 
 
 @contextmanager
