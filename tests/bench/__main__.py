@@ -105,7 +105,7 @@ class Bench:
             return Cloud(key, self.clouds[key])
         if key in ("bare", "kit_ssh"):
             return OnNode(key, self.main.lab, key.removesuffix("_ssh"))
-        if HOSTS[key] in self.main.site.plans:
+        if self.main.site.shows_what_it_keeps(HOSTS[key]):
             return Wnod(key, self.main.site, HOSTS[key])
         self.notes.append(f"{key}: this tree's hostmaster has no such way")
         return None

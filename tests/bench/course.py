@@ -61,7 +61,8 @@ class Course:
         except Late as late:
             mine.failures.append(str(late))
             way.lab.run("head", ["scancel", "-u", "alice"])
-            return f"{way.key} FAILED ({str(late)[:200]})"
+            self._say(f"{way.key}, round {number + 1}: {late}")
+            return f"{way.key} FAILED"
         mine.starts.append(seen.start_s)
         mine.readies += [] if ready is None else [ready]
         mine.cpu.append(usage.cpu_s)

@@ -64,6 +64,13 @@ class BenchSite(Site):
         golden = not plan.golden_disk_mib or bool(status.get("golden"))
         return bool(status) and golden and len(status.get("spares") or ()) >= plan.spares
 
+    def shows_what_it_keeps(self, host: str) -> bool:
+        """True if the host has a plan, and its hostmaster tells what of it is there."""
+        plan = self.plans.get(host)
+        if plan is None or plan.section() is None:
+            return plan is not None
+        return {"golden", "spares"} <= set(self.daemon_status(host, "hostmaster"))
+
     def vms_of_jobs(self, host: str) -> list[dict[str, Any]]:
         """The host's VMs that are, or were, a job's."""
         path = f"/proc/{self.lab.pid_on_machine(host)}/root/run/wnod/hostmaster/status.sock"
