@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 STAMP := build/setup.done
 
-.PHONY: help setup demo test check unit contract e2e simulate model bench clean lab-up lab-shell lab-status lab-down images
+.PHONY: help setup demo test check unit contract e2e simulate torture model bench clean lab-up lab-shell lab-status lab-down images
 
 help:           ## this list
 	@grep -hE '^[a-z0-9-]+: .*## ' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 14
@@ -37,6 +37,12 @@ JOBS ?= 60
 
 simulate: $(STAMP) ## whole clusters with faults on a virtual clock: SEEDS=n HOSTS=h JOBS=j
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS) --hosts $(HOSTS) --jobs $(JOBS)
+
+MINUTES ?= 2
+SEED ?= 1
+
+torture: $(STAMP) ## real jobs in the lab, real faults at random for MINUTES=m from SEED=s; the judge is the jobs' own ledger
+	@$(PYTHON) -m tests.torture --minutes $(MINUTES) --seed $(SEED)
 
 model: $(STAMP) ## the hand-off explored exhaustively, with a mutant for each rule
 	$(PYTHON) -m tests.model
