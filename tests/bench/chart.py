@@ -81,7 +81,7 @@ def _rates(axes: Any, contestants: Mapping[str, Any]) -> None:
     if ready:
         label += f"\nwnod: {ready['median']:.2f} s from a job's end to the next clean VM"
     axes.set_xlabel(label)
-    axes.set_title("40 short jobs, a clean VM each (pale: used again)", loc="left", fontsize=11)
+    axes.set_title("40 short jobs (pale: VMs used again)", loc="left", fontsize=11)
 
 
 def _bars(axes: Any, rows: Sequence[tuple[str, Mapping[str, float], str]], form: str) -> None:
