@@ -24,10 +24,12 @@ from wnod.journalfile import (
     JournalFull,
     JournalNewer,
     JournalNotOurs,
+    JournalOld,
     apply_upgrades,
     connect,
     read_meta,
 )
+from wnod.journalmark import Mark
 
 __all__ = [
     "Entry",
@@ -38,6 +40,7 @@ __all__ = [
     "JournalFull",
     "JournalNewer",
     "JournalNotOurs",
+    "JournalOld",
 ]
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -46,6 +49,13 @@ Role = Literal["hostmaster", "bait"]
 HISTORY_PER_KEY = 200
 HISTORY_IN_ALL = 200_000
 MAX_TEXT = 1024
+_COUNT = "INSERT INTO numbers VALUES ('commits', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+
+_TELL = "INSERT INTO history (kind, key, at, text) VALUES (?, ?, ?, ?)"
+_PRUNE = (
+    "DELETE FROM history WHERE key = ?1 AND number <= "
+    "(SELECT number FROM history WHERE key = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +71,9 @@ class Journal:
     """The open journal of one daemon. Only one process can have it open; a crash leaves nothing to clean.
 
     Opening raises JournalBusy (another process has it), JournalNotOurs (another role or owner, or not a
-    journal), JournalNewer (written by a newer wnod), JournalBroken (damaged). Writing raises JournalFull when
-    the disk refuses: nothing of that transaction is kept then.
+    journal), JournalNewer (written by a newer wnod), JournalOld (a copy that is older than what this daemon has
+    written since), JournalBroken (damaged). Writing raises JournalFull when the disk refuses: nothing of that
+    transaction is kept then.
     """
 
     def __init__(
@@ -73,11 +84,14 @@ class Journal:
         self._committed = committed
         self._depth = 0
         self._doomed = False
+        self._commits = 0
         with contextlib.ExitStack() as undo:
             self._lock = _lock(path)
             undo.callback(os.close, self._lock)
             self._db = connect(path)
             undo.callback(self._db.close)
+            self._mark = _open_mark(path)
+            undo.callback(self._mark.close)
             with _worded(path):
                 self._adopt(role, owner)
             self.epoch = self.next_number("epoch")
@@ -87,7 +101,7 @@ class Journal:
     def _adopt(self, role: Role, owner: str) -> None:
         """Bring the file to this schema and make sure that it is this daemon's."""
         with self.transaction():
-            apply_upgrades(self._db, self.path)
+            begins = apply_upgrades(self._db, self.path)
             meta = read_meta(self._db)
             for name, value in (("role", role), ("owner", owner)):
                 if meta.setdefault(name, value) != value:
@@ -96,6 +110,19 @@ class Journal:
                         "give each daemon its own `state` directory, or move this file away if its daemon is gone"
                     )
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
+            if not begins:
+                self._compare()
+
+    def _compare(self) -> None:
+        """A journal that begins is a lost one, which is safe; one that goes back is not (R15)."""
+        row = self._db.execute("SELECT value FROM numbers WHERE name = 'commits'").fetchone()
+        self._commits, marked = 0 if row is None else row[0], self._mark.read()
+        if self._commits < marked:
+            raise JournalOld(
+                f"{self.path}: an older copy: it knows of {self._commits} commits, and {marked} were made here. What "
+                "it says is no longer so. Move it away: without a journal the daemon takes up what libvirt and the "
+                "batch system show"
+            )
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -128,11 +155,14 @@ class Journal:
         before = perf_counter()
         try:
             with _worded(self.path):
+                self._db.execute(_COUNT, (self._commits + 1,))
                 self._db.execute("COMMIT")
         except JournalError:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+        self._commits += 1
+        self._mark.write(self._commits)
         self._committed(perf_counter() - before)
 
     def put(self, kind: str, key: str, record: msgspec.Struct) -> None:
@@ -198,6 +228,7 @@ class Journal:
         """Stop using it. An unfinished transaction is undone. Idempotent."""
         if self._lock >= 0:
             self._db.close()
+            self._mark.close()
             os.close(self._lock)
             self._lock = -1
 
@@ -219,16 +250,23 @@ def _worded(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "")
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise JournalBroken(
-                f"{path}: damaged: {error}. See docs/troubleshoot.md, 'The journal is damaged'"
-            ) from error
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise JournalBusy(f"{path}: another program holds a lock on it: {error}") from error
-        raise JournalFull(
-            f"{path}: cannot be written: {error}. Free disk space, or look at the disk's health"
-        ) from error
+        raise _ours(path, error) from error
+
+
+def _ours(path: str, error: sqlite3.Error) -> JournalError:
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return JournalBroken(f"{path}: damaged: {error}. See docs/troubleshoot.md, 'The journal is damaged'")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return JournalBusy(f"{path}: another program holds a lock on it: {error}")
+    return JournalFull(f"{path}: cannot be written: {error}. Free disk space, or look at the disk's health")
+
+
+def _open_mark(path: str) -> Mark:
+    try:
+        return Mark(path)
+    except OSError as error:
+        raise JournalFull(f"{path}.mark: cannot be opened: {error.strerror}. Check its owner and mode") from error
 
 
 def _lock(path: str) -> int:

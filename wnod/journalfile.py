@@ -41,6 +41,10 @@ class JournalNewer(JournalError):
     """A newer wnod wrote it."""
 
 
+class JournalOld(JournalError):
+    """An older copy was put in the place of a journal that had come further (R15)."""
+
+
 class JournalBroken(JournalError):
     """Its content is damaged."""
 
@@ -94,8 +98,8 @@ def _check_kind(db: sqlite3.Connection, path: str) -> None:
         raise JournalNotOurs(f"{path}: an SQLite file, but not a wnod journal: give `state` a directory of its own")
 
 
-def apply_upgrades(db: sqlite3.Connection, path: str, upgrades: Sequence[Sequence[str]] = UPGRADES) -> None:
-    """Bring the file from its schema to the newest, inside the caller's transaction."""
+def apply_upgrades(db: sqlite3.Connection, path: str, upgrades: Sequence[Sequence[str]] = UPGRADES) -> bool:
+    """Bring the file from its schema to the newest, inside the caller's transaction. True if it was empty."""
     ((schema,),) = db.execute("PRAGMA user_version").fetchall()
     if schema > len(upgrades):
         raise JournalNewer(
@@ -107,6 +111,7 @@ def apply_upgrades(db: sqlite3.Connection, path: str, upgrades: Sequence[Sequenc
             db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION}")
     db.execute(f"PRAGMA user_version = {len(upgrades)}")
+    return bool(schema == 0)
 
 
 def read_meta(db: sqlite3.Connection) -> dict[str, str]:

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from wnod import wnod_version
 from wnod.config import ConfigMistakes
-from wnod.journal import JournalError, JournalNewer, JournalNotOurs
+from wnod.journal import JournalError, JournalNewer, JournalNotOurs, JournalOld
 from wnod.logs import LEVELS, start_logs
 from wnod.notify import Notify
 
@@ -173,7 +173,7 @@ def _cannot_start(error: Exception) -> int:
     """The exit code for an error in building a daemon: its text is for people, a traceback only for surprises."""
     if isinstance(error, ConfigMistakes | JournalError):
         _log.critical("cannot start: {reason}", reason=str(error))
-        return CONFIG if isinstance(error, ConfigMistakes | JournalNotOurs | JournalNewer) else FAILED
+        return CONFIG if isinstance(error, ConfigMistakes | JournalNotOurs | JournalNewer | JournalOld) else FAILED
     _log.failure("cannot start: {reason}", reason=str(error))
     return FAILED
 

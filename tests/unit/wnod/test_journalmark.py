@@ -1,0 +1,78 @@
+"""An older copy of a journal is noticed (R15); a lost journal, and a mark that a crash left behind, are not that."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from wnod.journal import Journal, JournalOld
+from wnod.service import CONFIG, _cannot_start
+
+
+class Thing(msgspec.Struct, frozen=True):
+    number: int
+
+
+def write(path: Path, *numbers: int) -> None:
+    """One life of a daemon that commits so often."""
+    journal = Journal(str(path), "bait", "bait1")
+    for number in numbers:
+        journal.put("thing", str(number), Thing(number))
+    journal.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+@pytest.mark.parametrize("lives", [1, 2])
+def test_a_daemon_does_not_start_with_an_older_copy_of_its_journal(path: Path, lives: int) -> None:
+    write(path, 1)
+    shutil.copy(path, f"{path}.copy")
+    for _ in range(lives):
+        write(path, 2, 3)
+    os.replace(f"{path}.copy", path)
+    with pytest.raises(JournalOld, match=r"an older copy.*Move it away") as caught:
+        write(path)
+    assert _cannot_start(caught.value) == CONFIG  # systemd does not try that again
+    with pytest.raises(JournalOld):  # nor does it help to try again
+        write(path)
+
+
+def test_a_copy_from_which_nothing_is_missing_is_good(path: Path) -> None:
+    write(path, 1)
+    shutil.copy(path, f"{path}.copy")
+    os.replace(f"{path}.copy", path)
+    write(path, 2)
+
+
+def test_a_journal_that_was_deleted_begins_anew_and_goes_on(path: Path) -> None:
+    write(path, 1, 2, 3, 4)
+    path.unlink()
+    write(path, 5)
+    write(path, 6)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 20, b"0" * 19 + b"1\n"])
+def test_a_mark_that_a_machines_crash_left_behind_keeps_nobody_out(path: Path, content: bytes | None) -> None:
+    write(path, 1, 2)
+    mark = path.with_name("journal.sqlite.mark")
+    if content is None:
+        mark.unlink()
+    else:
+        mark.write_bytes(content)
+    write(path, 3)
+    assert int(mark.read_bytes()) > 3
+
+
+def test_what_was_undone_is_not_counted(path: Path) -> None:
+    journal = Journal(str(path), "bait", "bait1")
+    with contextlib.suppress(ZeroDivisionError), journal.transaction():
+        journal.put("thing", "1", Thing(1))
+        raise ZeroDivisionError
+    journal.close()
+    write(path, 2)
