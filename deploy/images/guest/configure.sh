@@ -33,6 +33,11 @@ load_module() {
 
 on_set() {
     percent_decode "$2" && is_plain "$decoded" || return 1
+    # A network that was set up at standby is set up again if it is to be another.
+    case $1=$decoded in
+    "address=${given_address:-}" | "gateway=${given_gateway:-}" | "dns=${given_dns:-}") ;;
+    address=* | gateway=* | dns=*) prepared=no ;;
+    esac
     case $1 in
     address) given_address=$decoded ;;
     gateway) given_gateway=$decoded ;;
@@ -53,17 +58,67 @@ on_host() {
 "*) return 0 ;; esac
     given_hosts="${given_hosts:-}$1 $2
 "
-    [ "$state" = waiting ] || write_hosts
+    case $state in waiting | standby) hosts_are_due=yes ;; *) write_hosts ;; esac
 }
 
 write_hosts() {
     printf '127.0.0.1 localhost\n127.0.1.1 %s\n%s' "$node_name" "${given_hosts:-}" >"$ETC/hosts"
 }
 
+# --- clock and randomness -----------------------------------------------------------------
+
 # The clock of a restored guest is old, and a credential of the LRMS then looks expired.
 set_clock() {
     is_number "${1%%.*}" && is_number "${1#*.}" || return 1
-    date -s "@$1" >/dev/null 2>&1 || date -s "@${1%%.*}" >/dev/null
+    "${WNOD_DATE:-/bin/date}" -s "@$1" >/dev/null 2>&1 || date -s "@${1%%.*}" >/dev/null || return 1
+    read -r given_at _ </proc/uptime
+    given_time=$1
+}
+
+# centi WORD: a decimal number's hundredths in $centi; the 1 keeps 08 from being octal.
+centi() {
+    _part=${1#*.}00
+    [ "$1" != "${1#*.}" ] || _part=00
+    centi=$((${1%%.*} * 100 + 1${_part%"${_part#??}"} - 100))
+}
+
+# clock_is_right: within a second of what was given and what has passed since. Without fractions of a
+# second from the shell, `date` cuts up to one off, which is forgiven.
+clock_is_right() {
+    now=${EPOCHREALTIME:-$(date +%s)}
+    read -r up _ </proc/uptime
+    centi "$now" && is=$centi
+    centi "$given_time" && given=$centi
+    centi "$up" && passed=$centi
+    centi "$given_at" && off=$((is - given - passed + centi))
+    least=-100
+    [ "$now" != "${now%.*}" ] || least=-200
+    [ "$off" -le 100 ] && [ "$off" -ge "$least" ]
+}
+
+# A guest that booted by itself may trust its own clock; one that was paused or copied must be told.
+check_clock() {
+    if [ -z "$given_time" ]; then
+        [ "$copied" = no ] || fail clock "no time was given after standby"
+    else
+        clock_is_right || fail clock "the clock says $now, which is $off hundredths of a second off"
+    fi
+}
+
+# on_seed BASE64: into the kernel's pool, and then the generator must start anew from it: copies of one
+# saved guest would go on with the same numbers for a minute. The bytes go through a pipe only.
+on_seed() {
+    case $1 in *[!A-Za-z0-9+/=]*) return 1 ;; esac
+    [ "${#1}" -ge 44 ] && [ "${#1}" -le 88 ] || return 1
+    [ "$1" != "$seed_seen" ] || return 0
+    printf '%s' "$1" | base64 -d >>"${WNOD_RANDOM:-/dev/urandom}" || return 1
+    restart_generator || say "the kernel's generator cannot be told to start anew: no perl here"
+    seed_seen=$1 seeded=yes
+}
+
+# RNDRESEEDCRNG: no program of a POSIX system makes an ioctl, but Debian's essential perl does.
+restart_generator() {
+    perl -e 'open(my $f, ">>", $ARGV[0]) or exit 1; ioctl($f, 0x5207, 0) or exit 1' "${WNOD_RANDOM:-/dev/urandom}" 2>/dev/null
 }
 
 # --- accounts -----------------------------------------------------------------------------
@@ -147,7 +202,7 @@ on_mount() {
     case ${given_mounts:-} in *" $3 "*) return 0 ;; esac
     given_mounts="${given_mounts:-}$1 $2 $3 $4
 "
-    [ "$state" = waiting ] || (mount_all) 3<&- 4<&- 5<&- &
+    case $state in waiting | standby) ;; *) (mount_all) 3<&- 4<&- 5<&- & ;; esac
 }
 
 is_mounted() {
@@ -189,22 +244,57 @@ EOT
 
 # --- go -----------------------------------------------------------------------------------
 
-# Runs in a process of its own; its last word to the inbox is `configured ready` or `configured failed`.
+# Runs in a process of its own; its last word to the inbox is `configured standby` or `configured failed`.
+prepare_standby() {
+    set_up_network
+    mount_all
+    find_lrms
+    prepare_lrms
+    warm
+    echo "configured standby" >"$RUN/inbox"
+}
+
+# As above, and its last word is `configured ready` or `configured failed`.
 configure() {
+    [ "$copied" = no ] || [ "$seeded" = yes ] || fail credential "no seed was given after standby"
+    if [ "$prepared" = no ]; then
+        set_up_network
+    elif [ "${hosts_are_due:-no}" = yes ]; then
+        write_hosts
+    fi
+    mount_all
+    find_lrms
+    check_clock
+    start_lrms
+}
+
+# warm: programs that are run after standby are read before it, so that a restored guest has them in memory.
+warm() {
+    "${WNOD_DATE:-/bin/date}" >/dev/null
+    perl -e 1 2>/dev/null
+}
+
+set_up_network() {
     write_hosts
     start_network || fail network "eth0 takes no address ${given_address:-(none given)}"
     stage "network"
-    mount_all
+}
+
+# find_lrms: its functions prepare_lrms and start_lrms, the second of which says `serve` when this VM is a node.
+find_lrms() {
+    prepare_lrms() { :; }
+    start_lrms() { serve; }
     case ${given_lrms:-} in
-    '' | none) echo "configured ready" >"$RUN/inbox" ;;
+    '' | none) ;;
     slurm)
         # shellcheck source=lrms-slurm.sh
         . "$LIB/lrms-slurm.sh"
-        start_lrms
         ;;
     *) fail lrms "this image has no LRMS named $given_lrms" ;;
     esac
 }
+
+serve() { echo "configured ready" >"$RUN/inbox"; }
 
 stage() { say "stage $1"; }
 

@@ -31,6 +31,9 @@ class Guest:
         self.run = directory / "run"
         self.etc = directory / "etc"
         self.etc.mkdir()
+        self.random = directory / "random"
+        """In the place of the kernel's generator."""
+        self.random.touch()
         (self.etc / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nmunge:x:100:101::/:/bin/false\n")
         (self.etc / "group").write_text("root:x:0:\nmunge:x:101:\n")
         (directory / "cmdline").write_text(f"console=ttyS0 wnod.name={NAME} quiet\n")
@@ -49,6 +52,8 @@ class Guest:
             "WNOD_CMDLINE": str(directory / "cmdline"),
             "WNOD_PORT": os.ttyname(slave),
             "WNOD_MUNGE_USER": str(os.getuid()),
+            "WNOD_RANDOM": str(self.random),
+            "WNOD_DATE": "true",
             "WNOD_TEST": "1",
         }
         self.console = (directory / "console").open("w+")
@@ -87,20 +92,25 @@ class Guest:
         """Say these lines as the hostmaster."""
         os.write(self._master, "".join(f"{line}\n" for line in lines).encode())
 
-    def line(self, word: str, patience: float = PATIENCE) -> str:
-        """The next line from the guest that starts with this word; others are skipped."""
+    @staticmethod
+    def time(ahead: float = 0.0) -> str:
+        """The line that tells the time, or one that is wrong by so many seconds. The test's clock is not set by it."""
+        return f"time {time.time() + ahead:.3f}"
+
+    def line(self, *words: str, patience: float = PATIENCE) -> str:
+        """The next line from the guest that starts with one of these words; others are skipped."""
         deadline = time.monotonic() + patience
         while (left := deadline - time.monotonic()) > 0:
             while b"\n" in self._buffer:
                 line, _, self._buffer = self._buffer.partition(b"\n")
-                if line.split(b" ")[0] == word.encode():
+                if line.split(b" ")[0].decode() in words:
                     return line.decode()
             if select.select([self._master], [], [], left)[0]:
                 heard = os.read(self._master, 4096)
                 self._buffer += heard
                 self._heard += heard
         raise AssertionError(
-            f"no line {word!r} from the guest in {patience} s; it said {self._heard!r}; console:\n{self.said()}"
+            f"no line {words} from the guest in {patience} s; it said {self._heard!r}; console:\n{self.said()}"
         )
 
     def said(self) -> str:
@@ -113,7 +123,7 @@ class Guest:
         for _ in range(5):
             # As the hostmaster does at each hello: a `ready` that was lost on the way is said again.
             with contextlib.suppress(AssertionError):
-                self.line("ready", PATIENCE / 5)
+                self.line("ready", patience=PATIENCE / 5)
                 return
             self.send("welcome 1 1")
         self.line("ready")

@@ -141,3 +141,82 @@ def test_the_credential_is_readable_by_its_daemon_only(guest: Guest) -> None:
     assert key.read_bytes() == secret
     assert stat.S_IMODE(key.stat().st_mode) == 0o400
     assert "AAECAw" not in guest.said()
+
+
+# --- standby -----------------------------------------------------------------------------------------
+
+SEED = "seed " + base64.b64encode(bytes(range(32))).decode()
+
+
+def test_standby_is_said_once_all_is_done_and_again_to_whoever_greets(guest: Guest) -> None:
+    guest.send("set lrms none", "standby")
+    assert guest.line("standby") == f"standby {guest.boot_id}"
+    guest.send("welcome 1 7")
+    guest.line("standby")
+    guest.send("standby")
+    guest.line("standby")
+
+
+def test_a_guest_at_standby_goes_with_a_seed_and_a_time_that_came_after_it(guest: Guest) -> None:
+    guest.send("set lrms none", guest.time(), SEED, "standby")
+    guest.line("standby")
+    guest.send(guest.time(), SEED, "go")
+    assert guest.line("ready") == f"ready {guest.boot_id}"
+    assert guest.random.read_bytes() == bytes(range(32)) * 2, "each seed is mixed in, also the same one after standby"
+
+
+@pytest.mark.parametrize(("given", "stage"), [([], "credential"), ([SEED], "clock")])
+def test_what_was_given_before_standby_is_too_old_to_go_with(guest: Guest, given: list[str], stage: str) -> None:
+    guest.send("set lrms none", guest.time(), SEED, "standby")
+    guest.line("standby")
+    guest.send(*given, "go")
+    assert guest.line("failed").split(" ")[2] == stage
+    guest.send(guest.time(), SEED, "go")
+    guest.line("ready")
+
+
+def test_go_that_arrives_while_standby_is_being_prepared_is_not_lost(guest: Guest) -> None:
+    guest.send("set lrms none", "standby", "go")
+    guest.line("ready")
+
+
+def test_hosts_that_are_given_at_standby_are_written_when_it_goes(guest: Guest) -> None:
+    guest.send("set lrms none", "host 10.0.0.1 ctl", "standby")
+    guest.line("standby")
+    guest.send("host 10.0.0.2 nfs", guest.time(), SEED, "go")
+    guest.line("ready")
+    assert (guest.etc / "hosts").read_text().splitlines()[2:] == ["10.0.0.1 ctl", "10.0.0.2 nfs"]
+
+
+def test_a_clock_that_does_not_follow_what_was_given_is_a_failure_with_its_stage(guest: Guest) -> None:
+    guest.send("set lrms none", "time 1700000000.000", "go")  # the test's `date` sets no clock
+    words = guest.line("failed").split(" ")
+    assert words[2] == "clock"
+    assert "hundredths%20of%20a%20second%20off" in words[3]
+    guest.send(guest.time(), "go")
+    guest.line("ready")
+
+
+@pytest.mark.parametrize("ahead", [0.5, 1.9, -0.5, -1.9, 3600.0])
+def test_a_clock_within_a_second_of_what_was_given_is_right(guest: Guest, ahead: float) -> None:
+    guest.send("set lrms none", guest.time(ahead), "go")
+    # A shell without fractions of a second may forgive one more where its clock is behind.
+    words = ("ready", "failed")
+    expected = words if 1 < ahead < 2 and guest.shell == ["dash"] else words[abs(ahead) > 1 :][:1]
+    assert guest.line(*words).split(" ")[0] in expected
+
+
+@pytest.mark.parametrize("seed", ["", "QQ==", "A" * 43, "A" * 92, "!" * 44, "../etc/passwd" * 4])
+def test_what_is_no_seed_is_not_mixed_in_and_not_shown(guest: Guest, seed: str) -> None:
+    guest.send(f"seed {seed}")
+    guest.settle()
+    assert not guest.random.read_bytes()
+    assert seed == "" or seed not in guest.said()
+
+
+def test_a_seed_is_in_no_log_and_the_generator_is_told_to_start_anew(guest: Guest) -> None:
+    guest.send(SEED, SEED)
+    guest.settle()
+    assert guest.random.read_bytes() == bytes(range(32)), "twice the same line is one seed"
+    assert "AAECAw" not in guest.said()
+    assert "cannot be told to start anew" in guest.said(), "a file is no generator, and the guest goes on"
