@@ -13,12 +13,14 @@ from hostmaster import accelerator, contact, yielding
 from hostmaster.administer import Administration
 from hostmaster.core import HostCore
 from hostmaster.events import EventThread, Limits
+from hostmaster.golden import Golden
 from hostmaster.guests import GuestChannels
 from hostmaster.hypervisor import LibvirtHypervisor
 from hostmaster.images import LocalImages, Source
-from hostmaster.lifecycle import Vm
+from hostmaster.lifecycle import Vm, Way
 from hostmaster.numbers import Numbers
 from hostmaster.qemuuser import Ids, QemuUser
+from hostmaster.spare import Spare
 from hostmaster.world import Accelerator, Artifacts, DomainState
 from protocol.ids import EnvironmentName
 from protocol.link import HostEnd, Tls
@@ -81,8 +83,10 @@ class HostmasterDaemon:
             unsettled=lambda failure: self.log.failure("cannot get ready, will try again", failure),
             refused=lambda code: self.metrics.count("wnod_errors_total", code=code),
             generations_above=int(reactor.seconds()),
+            made=self._made,
         )
         self.numbers = Numbers(self.metrics, core.environments)
+        self.numbers.stock = core.stock
         tls = Tls(config.tls.ca, config.tls.certificate, config.tls.key)
         names = frozenset(config.baits)
         self.link = HostEnd(reactor, tls, config.listen, config.host, self.journal.epoch, names, core.baits)
@@ -161,6 +165,9 @@ class HostmasterDaemon:
         """Count it."""
         self.numbers.count(self.core.keeper)
 
+    def _made(self, way: Way, outcome: str) -> None:
+        self.numbers.made(way, outcome)
+
     def _prune_consoles(self) -> None:
         oldest = time.time() - self.config.times.keep_console_days * DAY_S
         for path in Path(self.config.state, "console").glob("*.log*"):
@@ -184,6 +191,8 @@ class HostmasterDaemon:
             "slots": capacity.slots,
             "baits": sorted(self.link.connected_baits()),
             "vms": [_row(vm, core.keeper.seen.get(vm.generation)) for vm in core.keeper.vms.values()],
+            "spares": [_spare(spare) for spare in core.stock.spares.values()],
+            "golden": [_golden(golden) for golden in core.stock.goldens.values()],
             "environments": [
                 {
                     "name": offer.environment,
@@ -212,12 +221,38 @@ def _room(room: Any) -> dict[str, int]:
     return {"cpus": room.cpus, "memory_mib": room.memory_mib, "disk_mib": room.disk_mib}
 
 
+def _spare(spare: Spare) -> dict[str, Any]:
+    return {
+        "vm": spare.vm,
+        "generation": spare.generation,
+        "environment": spare.environment,
+        "shape": _room(spare.shape),
+        "phase": spare.phase,
+        "purpose": spare.purpose,
+        "way": spare.way,
+        "since": spare.since,
+        "text": spare.text,
+    }
+
+
+def _golden(golden: Golden) -> dict[str, Any]:
+    return {
+        "name": golden.name,
+        "vm": golden.vm,
+        "environment": golden.environment,
+        "shape": _room(golden.shape),
+        "mib": golden.mib,
+        "made_at": golden.made_at,
+    }
+
+
 def _row(vm: Vm, seen: DomainState | None) -> dict[str, Any]:
     return {
         "vm": vm.vm,
         "generation": vm.generation,
         "uuid": vm.uuid,
         "phase": vm.phase,
+        "way": vm.way,
         "lease": vm.lease,
         "run": str(vm.bound or vm.asked.next()),
         "owner": vm.owner,

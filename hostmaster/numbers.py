@@ -5,7 +5,8 @@ from collections import Counter
 from hostmaster import capacity
 from hostmaster.environments import Environments
 from hostmaster.keeper import Keeper
-from hostmaster.lifecycle import Vm
+from hostmaster.lifecycle import Vm, Way
+from hostmaster.stock import Stock
 from protocol.messages import VmPhase
 from wnod.metrics import Metrics
 
@@ -27,6 +28,7 @@ class Numbers:
         self._metrics = metrics
         self._environments = environments
         self._keeper: Keeper | None = None
+        self.stock: Stock | None = None
         metrics.before_text(self._publish)
 
     def changed(self, before: Vm | None, vm: Vm, keeper: Keeper) -> None:
@@ -43,6 +45,10 @@ class Numbers:
             self._metrics.observe("wnod_hostmaster_ready_seconds", vm.since - vm.granted_at)
         if vm.phase is VmPhase.DESTROYING and vm.code is not None:
             self._metrics.count("wnod_errors_total", code=vm.code)
+
+    def made(self, way: Way, outcome: str) -> None:
+        """A VM or a spare was made in this way, or not (hostmaster.background)."""
+        self._metrics.count("wnod_vms_made_total", way=way.value, outcome=outcome)
 
     def count(self, keeper: Keeper) -> None:
         """Whenever somebody asks, publish how many VMs there are by then and what is left."""
@@ -61,6 +67,7 @@ class Numbers:
         asked = sum(vm.pause is not None and vm.phase is VmPhase.STARTED for vm in vms)
         metrics.set("wnod_hostmaster_vms_paused", asked)
         metrics.set("wnod_hostmaster_hypervisor_up", 0 if keeper.away else 1)
+        self._publish_stock()
         free = capacity.free(host, vms)
         for kind, room in (("total", host.total), ("free", free)):
             metrics.set("wnod_hostmaster_capacity_cpus", room.cpus, kind=kind)
@@ -70,3 +77,12 @@ class Numbers:
         metrics.set("wnod_hostmaster_slots", len(capacity.free_slots(host, vms)), kind="free")
         for name, offer in host.offers.items():
             metrics.set("wnod_hostmaster_environment_available", int(offer.available), environment=name)
+
+    def _publish_stock(self) -> None:
+        if self.stock is None:
+            return
+        phases = Counter(str(spare.phase) for spare in self.stock.spares.values())
+        goldens = self.stock.goldens.values()
+        self._metrics.set_all("wnod_hostmaster_spares", "phase", {phase: float(n) for phase, n in phases.items()})
+        self._metrics.set("wnod_hostmaster_golden_states", len(goldens))
+        self._metrics.set("wnod_hostmaster_golden_bytes", sum(golden.mib for golden in goldens) * MIB)

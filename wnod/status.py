@@ -80,7 +80,7 @@ def _pages(snapshot: Snapshot, explain: Explain, metrics: Metrics | None) -> dic
         answer = explain(arguments.get("job", ""))
         return _json({"error": "unknown job"}, 404) if answer is None else _json(answer)
 
-    pages: dict[str, Page] = {name: part(name) for name in ("vms", "jobs", "past", "environments")}
+    pages: dict[str, Page] = {name: part(name) for name in ("vms", "jobs", "past", "environments", "spares", "golden")}
     pages["status"] = lambda arguments: _json({k: v for k, v in snapshot().items() if k != "past"})
     pages["explain"] = explanation
     if metrics is not None:

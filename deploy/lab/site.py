@@ -71,6 +71,8 @@ class Site:
     shape: HostShape = HostShape()
     python: str = sys.executable
     hold_s: float = 1.0
+    ready: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the hostmasters make in advance: the section of that name (docs/configure.md). Before `prepare`."""
 
     def prepare(self) -> None:
         """Write everything the daemons need; the lab must be up."""
@@ -210,6 +212,7 @@ class Site:
             "hypervisor": {"uri": "qemu:///system", "bridge": "br0", "allow_tcg": True},
             "network": {"hosts": {n.address: n.name for n in self.lab.layout.nodes}},
             "lrms": {"controller": f"{head.address}:6817", "munge_key": "/etc/wnod/munge.key"},
+            "ready": self.ready,
             "mounts": [
                 {"type": "nfs4", "source": f"{head.address}:/home", "target": "/home", "options": "vers=4.2,nolock"}
             ],

@@ -57,9 +57,20 @@ def _hostmaster(answer: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("slots", answer.get("slots")),
         ("VMs", tally([str(vm.get("phase")) for vm in vms])),
         *([("paused", f"{paused} (wnod vms says why)")] if paused else []),
+        *_ahead(answer),
         ("environments", ", ".join(map(str, offered)) or "none available"),
         *([("refused", f"{', '.join(map(str, refused))} (wnod env list says why)")] if refused else []),
         ("epoch", answer.get("epoch")),
+    ]
+
+
+def _ahead(answer: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """What is made in advance, if anything is."""
+    spares, golden = answer.get("spares") or [], answer.get("golden") or []
+    size = mib(sum(int(state.get("mib") or 0) for state in golden))
+    return [
+        *([("spares", tally([str(spare.get("phase")) for spare in spares]))] if spares else []),
+        *([("golden", f"{len(golden)} states, {size} of disk")] if golden else []),
     ]
 
 

@@ -1,4 +1,4 @@
-"""`wnod vms`: every VM of this host."""
+"""`wnod vms`: every VM of this host, and the spares that wait for a lease."""
 
 import argparse
 import time
@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @question
 def run(args: argparse.Namespace) -> int:
     """Show the hostmaster's VMs."""
-    vms = ask(one_daemon(args.etc, "hostmaster").socket, "/vms") or []
+    socket = one_daemon(args.etc, "hostmaster").socket
+    vms = ask(socket, "/vms") or []
     if args.json:
         print_json(vms)
         return OK
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
             vm.get("vm"),
             vm.get("generation"),
             vm.get("phase"),
+            vm.get("way"),
             age(vm.get("since"), now),
             vm.get("environment"),
             shape(vm.get("shape")),
@@ -37,10 +39,16 @@ def run(args: argparse.Namespace) -> int:
             vm.get("lease"),
             _note(vm, now),
         )
-        for vm in vms
+        for vm in [*vms, *(_spare(spare) for spare in ask(socket, "/spares") or [])]
     ]
-    print_table(("VM", "GEN", "PHASE", "FOR", "ENVIRONMENT", "SHAPE", "OWNER", "RUN", "LEASE", "NOTE"), rows)
+    print_table(("VM", "GEN", "PHASE", "WAY", "FOR", "ENVIRONMENT", "SHAPE", "OWNER", "RUN", "LEASE", "NOTE"), rows)
     return OK
+
+
+def _spare(spare: Mapping[str, Any]) -> dict[str, Any]:
+    """A spare as a row of the same table: it has no owner, no run and no lease."""
+    why = "becomes a golden state" if spare.get("purpose") == "golden" else "waits for a lease"
+    return {**spare, "owner": "", "phase": f"spare, {spare.get('phase')}", "text": spare.get("text") or why}
 
 
 def _note(vm: Mapping[str, Any], now: float) -> str:

@@ -56,10 +56,16 @@ HOST_SNAPSHOT: dict[str, Any] = {
     "slots": 2,
     "vms": [
         {"vm": "vm1", "generation": 7, "phase": "ready", "lease": "ab" * 16, "run": "site/12.1", "owner": 0,
-         "environment": "debian12", "shape": {"cpus": 2, "memory_mib": 1024, "disk_mib": 512}, "since": 1.0},
+         "environment": "debian12", "shape": {"cpus": 2, "memory_mib": 1024, "disk_mib": 512}, "since": 1.0,
+         "way": "restore"},
         {"vm": "vm2\x1b[31m", "generation": 8, "phase": "booting", "lease": "cd" * 16, "run": None, "owner": 4000000,
          "environment": "debian12", "shape": None, "since": None},
     ],
+    "spares": [
+        {"vm": "vm3", "generation": 9, "phase": "paused", "environment": "debian12", "shape": None, "since": 1.0,
+         "way": "boot", "purpose": "pool", "text": ""},
+    ],
+    "golden": [{"name": "vm1-0", "vm": "vm1", "environment": "debian12", "shape": None, "mib": 120, "made_at": 1.0}],
     "environments": [
         {"name": "debian12", "available": True, "text": "", "image": "ab" * 32, "largest": ROOM},
         {"name": "sci", "available": False, "text": "root.squashfs is missing", "image": "cd" * 32, "largest": ROOM},
@@ -144,6 +150,7 @@ def test_status_shows_both_daemons(wnod: Any, site: Path) -> None:
     assert "refused       sci (wnod env list says why)" in shown.out
     assert "bait bait-h1\n  bait        closed: wnod: no room\n  hostmaster  h1 connected\n" in shown.out
     assert "jobs        1 running" in shown.out
+    assert "  spares        1 paused\n  golden        1 states, 120 MiB of disk\n" in shown.out
 
 
 def test_status_for_programs(wnod: Any, site: Path) -> None:
@@ -153,9 +160,12 @@ def test_status_for_programs(wnod: Any, site: Path) -> None:
 
 def test_vms(wnod: Any, site: Path) -> None:
     shown = wnod("vms", "--etc", f"{site}/etc")
-    header, first, second = shown.out.splitlines()
-    assert header.split() == ["VM", "GEN", "PHASE", "FOR", "ENVIRONMENT", "SHAPE", "OWNER", "RUN", "LEASE", "NOTE"]
-    assert re.match(r"vm1 +7 +ready +\d+ d +debian12 +2 cpus, 1.0 GiB, 512 MiB disk +root +site/12.1 +abab", first)
+    header, first, second, third = shown.out.splitlines()
+    columns = ["VM", "GEN", "PHASE", "WAY", "FOR", "ENVIRONMENT", "SHAPE", "OWNER", "RUN", "LEASE", "NOTE"]
+    assert header.split() == columns
+    assert re.match(r"vm3 +9 +spare, paused +boot .* waits for a lease", third)
+    size = "2 cpus, 1.0 GiB, 512 MiB disk"
+    assert re.match(rf"vm1 +7 +ready +restore +\d+ d +debian12 +{size} +root +site/12.1 +abab", first)
     assert first.index("ready") == header.index("PHASE") == second.index("booting")
     assert "vm2\\x1b[31m" in second, "what a daemon says must not reach the terminal as commands"
     assert wnod("vms", "--json", "--etc", f"{site}/etc").json == HOST_SNAPSHOT["vms"]
