@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from hostmaster import yielding
 from hostmaster.keeper import Keeper
 from hostmaster.lifecycle import Vm
+from hostmaster.quarantine import why_not
+from hostmaster.vm import Keep
 from hostmaster.world import DomainState
 from hostmaster.yielding import Limits, Refusal
 from wnod.status import Do
@@ -27,8 +30,11 @@ class Administration:
     log: Logger = field(default_factory=lambda: Logger("hostmaster.administer"))
 
     def acts(self) -> dict[str, Do]:
-        """For `wnod.status.StatusServer`. Arguments: `vm` (a VM's name or a job's id), `for` (seconds, optional)."""
-        return {"pause": self._pause, "resume": self._resume}
+        """For `wnod.status.StatusServer`.
+
+        Arguments: `vm` (a VM's name or a job's id), `for` (seconds, optional), `why`; for "drop" `name`.
+        """
+        return {"pause": self._pause, "resume": self._resume, "keep": self._keep, "drop": self._drop}
 
     def _pause(self, arguments: Mapping[str, str], by: str) -> Answer:
         try:
@@ -45,6 +51,22 @@ class Administration:
     def _resume(self, arguments: Mapping[str, str], by: str) -> Answer:
         now = self.keeper.clock.seconds()
         return self._changed(arguments, by, "resume", lambda vm, seen: yielding.resume(vm, by, seen, now))
+
+    def _keep(self, arguments: Mapping[str, str], by: str) -> Answer:
+        why, now = " ".join(arguments.get("why", "").split())[:200], self.keeper.clock.seconds()
+        if not why:
+            return 400, {"error": "why: expected some words for whoever finds the VM in quarantine"}
+        wish = Keep(by, why, now)
+        full = why_not(self.keeper.quarantine)
+        return self._changed(arguments, by, "keep", lambda vm, _: yielding.keep(vm, wish, full))
+
+    def _drop(self, arguments: Mapping[str, str], by: str) -> Answer:
+        name, quarantine = arguments.get("name", ""), self.keeper.quarantine
+        if quarantine is None or not quarantine.has(name):
+            return 404, {"error": f"{name!r} is not in quarantine: wnod vm kept shows what is"}
+        self.log.info("{by} drops {name} from quarantine", by=by, name=name)
+        Deferred.fromCoroutine(quarantine.drop(name)).addErrback(lambda f: self.log.failure("not dropped", f))
+        return 200, {"name": name}
 
     def _changed(
         self, arguments: Mapping[str, str], by: str, word: str, change: Callable[[Vm, DomainState | None], Vm | Refusal]

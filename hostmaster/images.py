@@ -99,6 +99,10 @@ class LocalImages:
         """See hostmaster.world.Images."""
         return await self._on(self._making, self._list)
 
+    async def move_overlay(self, name: str, target: str) -> None:
+        """See hostmaster.world.Images."""
+        await self._on(self._making, partial(_move, self._path(name), Path(target)))
+
     async def golden_path(self, name: str) -> str:
         """See hostmaster.world.Images."""
         return str(await self._on(self._making, partial(self._golden.memory, name)))
@@ -194,6 +198,14 @@ class LocalImages:
             finally:
                 partial_path.unlink(missing_ok=True)
         return path
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        if not target.exists():
+            raise
 
 
 def _beside(path: Path) -> Path:

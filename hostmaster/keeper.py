@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Protocol
 
+from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster import lifecycle, reconcile, ways, yielding
+from hostmaster import lifecycle, reconcile, story, ways, yielding
 from hostmaster.contact import Contact
 from hostmaster.lifecycle import Deed, Facts, Times, Vm, Way
+from hostmaster.quarantine import Quarantine, put_away
 from hostmaster.spare import Spare
 from hostmaster.world import (
     Domain,
@@ -97,6 +99,8 @@ class Keeper:
     """Without it no VM is fenced."""
     beside: Beside | None = None
     """Without it every VM boots."""
+    quarantine: Quarantine | None = None
+    """Without it no VM is kept."""
     greet: Callable[[str], None] = lambda key: None
     """Tell the guest on this channel what it waits for, if it is there and may be told."""
     unanswered: set[Generation] = field(default_factory=set)
@@ -191,12 +195,8 @@ class Keeper:
             if was_spare:
                 self.journal.remove(SPARES, str(vm.generation))
             self.journal.put(KIND, str(vm.generation), vm)
-            if before is None or before.phase is not vm.phase or before.fenced != vm.fenced:
-                fenced = "paused: no contact with the LRMS" if vm.fenced is not None else ""
-                text = f"{vm.key} {vm.phase} {vm.text}{fenced}".strip()
+            for text in story.told(before, vm):
                 self.journal.history(KIND, vm.asked.job, text, self.clock.seconds())
-            if yielded := yielding.told(before, vm):
-                self.journal.history(KIND, vm.asked.job, f"{vm.key} {yielded}", self.clock.seconds())
         self.vms[vm.generation] = vm
         if yielding.went_on(before, vm):
             self._late.add(vm.generation)
@@ -337,6 +337,8 @@ class Keeper:
                     return await self._wake(vm)
                 case Deed.PAUSE | Deed.UNPAUSE:
                     await self._hold(vm, deed)
+                case Deed.KEEP:
+                    await self._put_away(vm)
                 case Deed.DESTROY:
                     await self.hypervisor.destroy(vm.uuid)
                 case Deed.CLEAN:
@@ -354,6 +356,14 @@ class Keeper:
             await (self.hypervisor.pause if deed is Deed.PAUSE else self.hypervisor.unpause)(vm.uuid)
         except DomainRefused as error:
             self.log.warn("{vm}: {deed}: {error}", vm=vm.key, deed=deed.value, error=error)  # it is gone: look again
+
+    async def _put_away(self, vm: Vm) -> None:
+        kept, text = await put_away(self.quarantine, vm)
+        self.journal.history(KIND, vm.asked.job, f"{vm.key} {text}", self.clock.seconds())
+        if kept:
+            self.guests.close(vm.key)
+        else:
+            self.put(replace(self.vms[vm.generation], keep=None))
 
     async def _create(self, vm: Vm) -> None:
         try:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from hostmaster.standstill import Standstill, silent_since
-from hostmaster.vm import LIVE, Vm, Way
+from hostmaster.vm import LIVE, Keep, Vm, Way
 from hostmaster.world import DomainState
 from protocol.guest import GuestFinished, MayStart
 from protocol.ids import BootId, Generation, Run
@@ -91,6 +91,7 @@ class Deed(enum.Enum):
     PAUSE = "pause"
     UNPAUSE = "unpause"
     DESTROY = "destroy"
+    KEEP = "keep"
     CLEAN = "clean"
 
 
@@ -256,11 +257,12 @@ def _destroying(vm: Vm, facts: Facts, times: Times) -> Step:
     if facts.domain is None:
         return Step(vm, wake_at=facts.now + times.retry_s)
     if facts.domain is not DomainState.ABSENT:
-        return Step(vm, Deed.DESTROY)
+        # One that has stopped has no memory left to be kept.
+        return Step(vm, Deed.DESTROY if vm.keep is None or facts.domain is DomainState.STOPPED else Deed.KEEP)
     if facts.overlay is None:
         return Step(vm, wake_at=facts.now + times.retry_s)
     if facts.overlay:
-        return Step(vm, Deed.CLEAN)
+        return Step(vm, Deed.CLEAN if vm.keep is None else Deed.KEEP)
     return Step(_enter(vm, VmPhase.GONE, facts.now))
 
 
@@ -328,8 +330,10 @@ def may_start(vm: Vm, ask: MayStart, now: float) -> Verdict:
     if ask.uid != vm.owner:
         return Verdict(vm, False, "this VM belongs to another user")
     if vm.phase is VmPhase.STARTED:
-        same = ask.boot_id == vm.boot_id
-        return Verdict(vm, same, "" if same else "the run has started in an earlier boot")
+        if ask.boot_id == vm.boot_id:
+            return Verdict(vm, True)
+        breach = Keep("wnod", "its run was about to start a second time, in another boot", now)
+        return Verdict(replace(vm, keep=vm.keep or breach), False, "the run has started in an earlier boot")
     if vm.phase not in (VmPhase.BOOTING, VmPhase.READY, VmPhase.BOUND):
         return Verdict(vm, False, f"this VM is {vm.phase}")
     started = replace(vm, phase=VmPhase.STARTED, since=now, boot_id=ask.boot_id)

@@ -17,7 +17,9 @@ from hostmaster.accounts import NoSuchAccount, account_of
 from hostmaster.capacity import Grant, Refusal
 from hostmaster.keeper import Keeper
 from hostmaster.lifecycle import Vm, Way
+from hostmaster.quarantine import why_not
 from hostmaster.stock import Stock
+from hostmaster.vm import Keep
 from protocol.ids import BaitName, Generation, LeaseId, RequestId, VmName
 from protocol.messages import (
     BaitInventory,
@@ -233,12 +235,15 @@ class BaitService:
             self.link.send(peer, Released(id=ask.id, lease=ask.lease))
         elif ask.generation not in (None, vm.generation):
             self.link.send(peer, Error(id=ask.id, code=Code.STALE_GENERATION, text="the lease has another generation"))
-        elif ask.disposition is Disposition.DESTROY:
-            self._releasing.setdefault(vm.lease, []).append((peer, ask.id))
-            self.keeper.put(lifecycle.release(vm, self.clock.seconds()))
-            self.keeper.duties.kick(str(vm.generation))
+        elif ask.disposition is Disposition.QUARANTINE and (why := why_not(self.keeper.quarantine)):
+            self.link.send(peer, Error(id=ask.id, code=Code.NOT_PERMITTED, text=why))
         else:
-            self.link.send(peer, Error(id=ask.id, code=Code.NOT_PERMITTED, text="quarantine is not configured"))
+            now = self.clock.seconds()
+            self._releasing.setdefault(vm.lease, []).append((peer, ask.id))
+            if ask.disposition is Disposition.QUARANTINE and vm.keep is None:
+                vm = replace(vm, keep=Keep(peer, "the bait wants it kept", now))
+            self.keeper.put(lifecycle.release(vm, now))
+            self.keeper.duties.kick(str(vm.generation))
 
     # --- keeper.Observer -----------------------------------------------------------------------------
 

@@ -117,6 +117,7 @@ class GuestService:
     def _may_start(self, vm: Vm, ask: MayStart) -> None:
         verdict = lifecycle.may_start(vm, ask, self.clock.seconds())
         if not verdict.allowed:
+            self.keeper.put(verdict.vm)
             self.log.warn("{vm}: start of {job}.{restart} denied: {reason}",
                           vm=vm.key, job=ask.job, restart=ask.restart, reason=verdict.reason)  # fmt: skip
             self.keeper.guests.send(vm.key, guest.deny(ask.number, verdict.reason))

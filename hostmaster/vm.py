@@ -21,6 +21,15 @@ class Way(enum.StrEnum):
     BOOT = "boot"
 
 
+class Keep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Somebody's wish that a VM is put into quarantine when it ends (hostmaster.quarantine)."""
+
+    by: str
+    why: str
+    at: float
+    """Seconds since 1970."""
+
+
 class Vm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What this host intends with one generation. Times are seconds since 1970."""
 
@@ -58,6 +67,8 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The vCPUs are stopped because the administrator wished it (yielding.py). Never together with `fenced`."""
     stood: Standstill | None = None
     """When they last stood still for either reason."""
+    keep: Keep | None = None
+    """It is not destroyed when it goes, but kept for somebody to look at."""
 
     @property
     def key(self) -> str:

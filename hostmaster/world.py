@@ -165,6 +165,9 @@ class Images(Protocol):
     async def overlays(self) -> tuple[str, ...]:
         """Names of all overlays there are, so that leftovers can be found."""
 
+    async def move_overlay(self, name: str, target: str) -> None:
+        """Move it to that path on the same file system. One that is there already is a success; OSError otherwise."""
+
     async def golden_path(self, name: str) -> str:
         """Absolute path for the memory of the golden state of this name. Makes the directory, not the file."""
 

@@ -1,4 +1,4 @@
-"""The administrator's pause of a running job's VM (`wnod vm pause`, `wnod vm resume`): may it be, and what is recorded.
+"""What an administrator wishes of a VM (`wnod vm pause`, `resume`, `keep`): may it be, and what is recorded.
 
 Pure. What is asked becomes a field of the VM's record, from which `lifecycle.decide` does the deeds; so a hostmaster
 that dies in between lets the VM go on in time in its next life. Nobody can pause a VM for so long that the LRMS
@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from hostmaster.lifecycle import Times, Vm
 from hostmaster.standstill import Pause, rest_s
+from hostmaster.vm import LIVE, Keep
 from hostmaster.world import DomainState
 from protocol.messages import VmPhase
 
@@ -102,6 +103,15 @@ def resume(vm: Vm, by: str, seen: DomainState | None, now: float) -> Vm | Refusa
     if not vm.pause.holds(now):
         return vm
     return replace(vm, pause=Pause(vm.pause.at, now, vm.pause.by, by))
+
+
+def keep(vm: Vm, wish: Keep, obstacle: str) -> Vm | Refusal:
+    """The record of a VM that is to be put into quarantine when it ends, unless there is an obstacle."""
+    if obstacle:
+        return Refusal(obstacle)
+    if vm.phase not in LIVE:
+        return Refusal(f"{vm.vm} is {vm.phase}: only a VM that is there can be kept")
+    return replace(vm, keep=vm.keep or wish)
 
 
 def told(before: Vm | None, vm: Vm) -> str:

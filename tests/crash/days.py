@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
+from hostmaster.vm import Keep
 from tests.fakes.site import DEBIAN, Site
 
 FAR = 3000.0
@@ -74,6 +77,18 @@ def a_bait_that_loses_its_journal_for_long(site: Site) -> None:
     done(site, job)
 
 
+def a_vm_that_somebody_wants_kept(site: Site) -> None:
+    job = site.submit()
+    site.until(lambda: site.running(job), FAR)
+    assert site.host is not None
+    (vm,) = site.host.keeper.vms.values()
+    site.host.keeper.put(replace(vm, keep=Keep("root", "to be looked at", site.clock.seconds())))
+    done(site, job)
+    assert site.host.keeper.quarantine is not None
+    assert [kept.name for kept in site.host.keeper.quarantine.kept] == [vm.key]
+    assert [path.split("/")[-2:] for path in site.images.moved] == [[vm.key, "overlay"]]
+
+
 @dataclass(frozen=True)
 class Day:
     """A story and the user's wishes it needs."""
@@ -90,6 +105,7 @@ DAYS = tuple(
     for live in (
         an_ordinary_job, two_jobs_too_many, a_vm_that_dies_while_it_boots, a_vm_that_dies_while_its_job_runs,
         a_job_that_is_too_big, a_host_that_is_cut_off_for_a_while, a_bait_that_loses_its_journal_for_long,
+        a_vm_that_somebody_wants_kept,
     )
 )  # fmt: skip
 ENVIRONMENT = DEBIAN

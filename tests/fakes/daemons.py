@@ -15,6 +15,7 @@ from bait.lease import Lease
 from bait.lease import Times as BaitTimes
 from hostmaster.core import HostCore
 from hostmaster.lifecycle import Vm
+from hostmaster.quarantine import DAY_S, Quarantine
 from hostmaster.world import Accelerator, Artifacts
 from protocol.messages import FromBait, FromHost
 from tests.fakes.guests import FakeGuests
@@ -27,6 +28,7 @@ from wnod.journal import Journal
 
 HOST, BAIT = "h1", "bait1"
 BOOT_LIMIT_S = 60.0
+AT_MOST_KEPT = 5
 
 
 def _report(clock: MortalClock) -> Callable[[Failure], None]:
@@ -37,6 +39,10 @@ def _report(clock: MortalClock) -> Callable[[Failure], None]:
             Logger("daemon").failure("a loop has failed", failure)
 
     return report
+
+
+async def _at_once(work: Callable[[], Any]) -> Any:
+    return work()
 
 
 class HostDaemon:
@@ -61,11 +67,16 @@ class HostDaemon:
             unsettled=report,
         )  # fmt: skip
         self.core.join(self)
+        self.core.keeper.quarantine = Quarantine(
+            self.clock, path.parent / "quarantine", hypervisor, images, AT_MOST_KEPT, 7 * DAY_S, _at_once
+        )
         self.guests.listener = self.core.heard
         self.keeper, self.baits, self.environments = self.core.keeper, self.core.baits, self.core.environments
 
     def start(self) -> None:
         self.armed = True
+        if self.core.keeper.quarantine is not None:
+            self.core.keeper.quarantine.start()
         self.core.load()
         self.records.update({vm.key: vm for vm in self.keeper.vms.values()})
         self.core.start()

@@ -24,6 +24,8 @@ class FakeImages:
     """Not empty: no overlay can be made, for this reason."""
     made: dict[str, int] = field(default_factory=dict)
     """Overlays that exist, with their size in MiB."""
+    moved: dict[str, int] = field(default_factory=dict)
+    """Overlays that were moved away, by the path they were moved to."""
     golden: dict[str, int | None] = field(default_factory=dict)
     """Golden states that exist: the size in MiB of their overlay, None while they have none."""
     saved: MutableMapping[str, Any] = field(default_factory=dict)
@@ -47,6 +49,12 @@ class FakeImages:
 
     async def overlays(self) -> tuple[str, ...]:
         return tuple(sorted(self.made))
+
+    async def move_overlay(self, name: str, target: str) -> None:
+        if name in self.made:
+            self.moved[target] = self.made.pop(name)
+        elif target not in self.moved:
+            raise FileNotFoundError(f"no overlay {name}")
 
     async def golden_path(self, name: str) -> str:
         self.golden.setdefault(name, None)
