@@ -332,8 +332,10 @@ def may_start(vm: Vm, ask: MayStart, now: float) -> Verdict:
     if vm.phase is VmPhase.STARTED:
         if ask.boot_id == vm.boot_id:
             return Verdict(vm, True)
-        breach = Keep("wnod", "its run was about to start a second time, in another boot", now)
-        return Verdict(replace(vm, keep=vm.keep or breach), False, "the run has started in an earlier boot")
+        if vm.boot_id is not None and vm.keep is None:  # None: adopted, so nobody knows which boot that was
+            breach = Keep("wnod", "its run was about to start a second time, in another boot", now)
+            vm = replace(vm, keep=breach)
+        return Verdict(vm, False, "the run has started in an earlier boot")
     if vm.phase not in (VmPhase.BOOTING, VmPhase.READY, VmPhase.BOUND):
         return Verdict(vm, False, f"this VM is {vm.phase}")
     started = replace(vm, phase=VmPhase.STARTED, since=now, boot_id=ask.boot_id)

@@ -55,6 +55,7 @@ def test_a_second_start_in_another_boot_marks_the_vm_to_be_kept() -> None:
     assert not verdict.allowed
     assert verdict.vm.keep == Keep("wnod", "its run was about to start a second time, in another boot", 5.0)
     assert may_start(replace(vm, keep=WISH), again, 5.0).vm.keep == WISH
+    assert may_start(replace(vm, boot_id=None), again, 5.0).vm.keep is None, "adopted: nobody knows its boot"
 
 
 def test_a_release_leaves_the_wish_on_record() -> None:
