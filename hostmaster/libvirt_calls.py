@@ -115,13 +115,21 @@ def save(connection: Any, uuid: str, path: str) -> None:
         with _gone_is_fine():
             if not is_ours(domain.XMLDesc(0)):
                 raise DomainRefused(f"domain {domain.name()} ({uuid}) is not ours: it is left alone")
-            Path(beside).unlink(missing_ok=True)
-            domain.saveFlags(beside, None, 0)
+            _write_memory(connection, domain, beside)
         _until_gone(connection, uuid)
     if _saved_uuid(connection, beside) == uuid:
         Path(beside).replace(path)
     elif _saved_uuid(connection, path) != uuid:
         raise DomainRefused(f"no domain {uuid}, and nothing whole was saved of it at {path}")
+
+
+def _write_memory(connection: Any, domain: Any, path: str) -> None:
+    try:
+        domain.saveFlags(path, None, 0)
+    except libvirt.libvirtError as e:
+        # An earlier call whose answer got lost may have been at it, and libvirt does one after the other.
+        if is_broken(e) or _find(connection, domain.UUIDString()) is not None:
+            raise
 
 
 def _saved_uuid(connection: Any, path: str) -> str:

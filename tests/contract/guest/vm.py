@@ -1,12 +1,15 @@
 """A real guest in QEMU, with this test as the hostmaster's end of its channel."""
 
+import json
 import select
+import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tests.unit.image.guest import GUEST
 from wnod.image.manifest import Image
@@ -33,12 +36,29 @@ class RealGuest:
     """A guest that runs until the end of the `with` block."""
 
     def __init__(
-        self, image: Image, directory: Path, replaced: dict[str, str] | None = None, more: Sequence[str] = ()
+        self,
+        image: Image,
+        directory: Path,
+        replaced: dict[str, str] | None = None,
+        more: Sequence[str] = (),
+        save: bool = False,
+        disk: Path | None = None,
+        memory: Path | None = None,
     ) -> None:
+        """`save`: it will be paused or saved. `disk` and `memory`: go on as a copy of one that was saved."""
+        self._monitor_path = directory / "monitor"
+        self._monitor: socket.socket | None = None
         self._socket_path = directory / "channel"
         self.console = directory / "console"
         self._listen()
-        make_disk(directory / "vdb.img", replaced or {})
+        if disk is None:
+            make_disk(directory / "vdb.img", replaced or {})
+        else:
+            shutil.copyfile(disk, directory / "vdb.img")
+        if save:
+            more = [*more, "-qmp", f"unix:{self._monitor_path},server=on,wait=off"]
+        if memory is not None:
+            more = [*more, "-incoming", f"exec:cat {memory}"]
         self._buffer = b""
         self._channel: socket.socket | None = None
         self._qemu = subprocess.Popen([*self._argv(image, directory), *more])
@@ -67,6 +87,9 @@ class RealGuest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._monitor is not None:
+            self._answers.close()
+            self._monitor.close()
         self._qemu.kill()
         self._qemu.wait()
         self.hang_up()
@@ -83,6 +106,38 @@ class RealGuest:
         self._listener.close()
         self.hang_up()
         self._listen()
+
+    def pause(self) -> None:
+        """Stop its CPUs."""
+        self._command("stop")
+
+    def unpause(self) -> None:
+        """Let its CPUs run."""
+        self._command("cont")
+
+    def save(self, path: Path) -> None:
+        """Write its memory; the guest stops, and its copies run."""
+        self._command("migrate", uri=f"exec:cat > {path}")
+        deadline = time.monotonic() + PATIENCE
+        while (status := self._command("query-migrate").get("status")) != "completed":
+            assert status != "failed", "QEMU could not save the guest"
+            assert time.monotonic() < deadline, f"not saved after {PATIENCE} s"
+            select.select([], [], [], 0.05)
+
+    def _command(self, name: str, **arguments: str) -> dict[str, Any]:
+        if self._monitor is None:
+            self._monitor = socket.socket(socket.AF_UNIX)
+            self._monitor.settimeout(PATIENCE)
+            self._monitor.connect(str(self._monitor_path))
+            self._answers = self._monitor.makefile()
+            self._answers.readline()  # QEMU's greeting
+            self._command("qmp_capabilities")
+        self._monitor.sendall(json.dumps({"execute": name, "arguments": arguments}).encode())
+        while True:
+            answer = json.loads(self._answers.readline())
+            assert "error" not in answer, answer
+            if "return" in answer:
+                return dict(answer["return"])
 
     def send(self, *lines: str) -> None:
         """Say these lines as the hostmaster."""
