@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from hostmaster.world import GuestListener
 from protocol.errors import TheirMistake
-from protocol.guest import MAX_LINE, parse
+from protocol.guest import MAX_LINE, FromGuest, parse
 
 LINES_PER_S = 50
 """A guest that says more is read no further until the second is over."""
@@ -146,7 +146,7 @@ class _Channel(Factory):
         """The current connection is gone; that of a predecessor means nothing."""
         if line is self._current:
             self._current = None
-            self.channels.listener(self.name, None)
+            self._tell(None)
 
     def heard(self, line: "_Line", text: bytes) -> None:
         """One line, possibly nonsense."""
@@ -157,7 +157,14 @@ class _Channel(Factory):
         except TheirMistake:
             self.ignore()
             return
-        self.channels.listener(self.name, said)
+        self._tell(said)
+
+    def _tell(self, said: FromGuest | None) -> None:
+        """What goes wrong there (a full disk) costs this line and no connection: a guest says what matters again."""
+        try:
+            self.channels.listener(self.name, said)
+        except Exception:
+            self.log.failure("{name}: what the guest said could not be heard", name=self.name)
 
     def ignore(self) -> None:
         """Count a line that says nothing; the log gets the powers of two, so that it cannot be filled."""

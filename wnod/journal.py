@@ -9,6 +9,7 @@ coroutine writes meanwhile becomes part of it. docs/decisions/0002-journal.md sa
 import contextlib
 import fcntl
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from wnod.journalfile import (
     connect,
     read_meta,
 )
-from wnod.journalmark import Mark
+from wnod.journalmark import Mark, Reached
 
 __all__ = [
     "Entry",
@@ -85,6 +86,7 @@ class Journal:
         self._depth = 0
         self._doomed = False
         self._commits = 0
+        self._id = ""
         with contextlib.ExitStack() as undo:
             self._lock = _lock(path)
             undo.callback(os.close, self._lock)
@@ -110,18 +112,20 @@ class Journal:
                         "give each daemon its own `state` directory, or move this file away if its daemon is gone"
                     )
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
+            self._id = meta.get("id") or secrets.token_hex(8)
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", (self._id,))
             if not begins:
-                self._compare()
+                self._compare(self._mark.read())
 
     def _compare(self) -> None:
         """A journal that begins is a lost one, which is safe; one that goes back is not (R15)."""
         row = self._db.execute("SELECT value FROM numbers WHERE name = 'commits'").fetchone()
-        self._commits, marked = 0 if row is None else row[0], self._mark.read()
-        if self._commits < marked:
+        self._commits = 0 if row is None else row[0]
+        if last.journal and (last.journal != self._id or self._commits < last.commits):
             raise JournalOld(
-                f"{self.path}: an older copy: it knows of {self._commits} commits, and {marked} were made here. What "
-                "it says is no longer so. Move it away: without a journal the daemon takes up what libvirt and the "
-                "batch system show"
+                f"{self.path}: an older copy: journal {self._id} with {self._commits} commits, and the last here was "
+                f"{last.journal} with {last.commits}. What it says is no longer so. Move it away: without a journal "
+                "the daemon takes up what libvirt and the batch system show"
             )
 
     @contextlib.contextmanager
@@ -162,7 +166,7 @@ class Journal:
                 self._db.execute("ROLLBACK")
             raise
         self._commits += 1
-        self._mark.write(self._commits)
+        self._mark.write(Reached(self._id, self._commits))
         self._committed(perf_counter() - before)
 
     def put(self, kind: str, key: str, record: msgspec.Struct) -> None:

@@ -86,7 +86,10 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 def _check_content(db: sqlite3.Connection, path: str) -> None:
-    ((verdict,),) = db.execute("PRAGMA quick_check(1)").fetchall()
+    try:
+        ((verdict,),) = db.execute("PRAGMA quick_check(1)").fetchall()
+    except UnicodeDecodeError:
+        verdict = "its damage cannot even be put into words"  # SQLite's verdict quotes what it found
     if verdict != "ok":
         raise JournalBroken(f"{path}: damaged: {verdict}. See docs/troubleshoot.md, 'The journal is damaged'")
 

@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from hostmaster.guests import LINES_PER_S, GuestChannels
 from protocol.guest import MAX_LINE, FromGuest, GuestHello, credential, welcome
 from protocol.ids import BootId, Generation
+from wnod.journal import JournalFull
 
 QEMU = 64055
 BOOT = BootId("01234567-89ab-cdef-0123-456789abcdef")
@@ -94,6 +95,19 @@ class GuestsCase(SynchronousTestCase):
         transport.line.dataReceived(b"\xff\xfe\nhello 2 x\n\n" + HELLO)
         assert self.said() == [GuestHello(BOOT, "vm1")]
         assert self.guests.ignored_lines("vm1-g1") == 3
+
+    def test_a_line_that_the_daemon_cannot_act_on_now_costs_neither_the_connection_nor_the_next_line(self) -> None:
+        def full(name: str, said: FromGuest | None) -> None:
+            raise JournalFull("no space")
+
+        transport = self.connect()
+        self.guests.listener = full
+        transport.line.dataReceived(HELLO)
+        assert [type(error) for error in self.flushLoggedErrors(JournalFull)]
+        assert not transport.disconnecting
+        self.guests.listener = lambda name, said: self.heard.append((name, said))
+        transport.line.dataReceived(HELLO)
+        assert self.said() == [GuestHello(BOOT, "vm1")]
 
     def test_an_endless_line_is_skipped_to_its_end_and_needs_no_memory(self) -> None:
         transport = self.connect()
