@@ -12,7 +12,6 @@ def results(
     contestants: Mapping[str, Mapping[str, Any]],
     floors: Mapping[str, Sequence[float]],
     machine: Mapping[str, Any],
-    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything one run has found, with every bar it can judge."""
     summed = {name: figures.summary(seconds) for name, seconds in floors.items() if seconds}
@@ -22,7 +21,6 @@ def results(
         "ratios": figures.ratios(contestants),
         "bars": [bar.row() for bar in figures.bars(contestants, summed)],
         "machine": dict(machine),
-        "notes": list(notes),
     }
 
 

@@ -11,9 +11,11 @@ from deploy.lab.lab import Lab
 from deploy.lab.layout import Node
 from deploy.lab.namespaces import wait_for
 from deploy.lab.site import DAEMONS, Site
+from hostmaster.spare import SparePhase
+from hostmaster.vm import Way
 from wnod.ask import DaemonUnreachable, ask
-from wnod.config.hostmaster import HostmasterConfig
 
+GOLDEN_MIB = 4096
 JOB = {"environment": "debian12", "cpus": 1, "memory_mib": 512, "disk_mib": 512}
 """What the measured job gets: Slurm's DefMemPerCPU decides the memory."""
 
@@ -23,20 +25,24 @@ class HostPlan:
     """How one host makes VMs ready."""
 
     slots: int
-    golden_disk_mib: int = 0
-    spares: int = 0
+    way: Way
+    """The only one by which its jobs get their VMs."""
 
-    def section(self) -> dict[str, Any] | None:
-        """The `ready` section of hostmaster.yaml; None: leave it away."""
-        if not self.golden_disk_mib and not self.spares:
-            return None
-        spares = [{**JOB, "keep": self.spares}] if self.spares else []
-        return {"golden_disk_mib": self.golden_disk_mib, "spares": spares}
+    def section(self) -> dict[str, Any]:
+        """The `ready` section of hostmaster.yaml."""
+        if self.way is Way.BOOT:
+            return {}
+        return {"golden_disk_mib": GOLDEN_MIB, "spares": [{**JOB, "keep": self.spares}]}
 
+    @property
+    def spares(self) -> int:
+        """How many VMs wait paused."""
+        return int(self.way is Way.UNPAUSE)
 
-def knows_ready() -> bool:
-    """True if this tree's hostmaster can keep golden states and spares."""
-    return "ready" in HostmasterConfig.__struct_fields__
+    @property
+    def goldens(self) -> int:
+        """How many golden states there are once all are made: each serves its own slot."""
+        return 0 if self.way is Way.BOOT else self.slots
 
 
 @dataclass
@@ -61,15 +67,10 @@ class BenchSite(Site):
     def has_what_it_keeps(self, host: str) -> bool:
         """True if the host's golden states are made and its spares are there."""
         plan, status = self.plans[host], self.daemon_status(host, "hostmaster")
-        golden = not plan.golden_disk_mib or bool(status.get("golden"))
-        return bool(status) and golden and len(status.get("spares") or ()) >= plan.spares
-
-    def shows_what_it_keeps(self, host: str) -> bool:
-        """True if the host has a plan, and its hostmaster tells what of it is there."""
-        plan = self.plans.get(host)
-        if plan is None or plan.section() is None:
-            return plan is not None
-        return {"golden", "spares"} <= set(self.daemon_status(host, "hostmaster"))
+        if not status:
+            return False
+        phases = [spare["phase"] for spare in status["spares"]]
+        return len(status["golden"]) >= plan.goldens and phases == [SparePhase.PAUSED] * plan.spares
 
     def vms_of_jobs(self, host: str) -> list[dict[str, Any]]:
         """The host's VMs that are, or were, a job's."""
@@ -78,14 +79,13 @@ class BenchSite(Site):
             vms: list[dict[str, Any]] = ask(path, "/vms")
         except DaemonUnreachable:
             return [{"vm": "unknown"}]
-        return [vm for vm in vms if vm.get("run")]
+        return vms
 
     def _hostmaster(self, node: Node) -> dict[str, Any]:
         content = super()._hostmaster(node)
-        plan = self.plans.get(node.name, HostPlan(2))
+        plan = self.plans.get(node.name, HostPlan(2, Way.BOOT))
         content["slots"] = content["slots"][: plan.slots]
-        section = plan.section()
-        return content if section is None else {**content, "ready": section}
+        return {**content, "ready": plan.section()}
 
 
 def logs(lab: Lab, target: Path) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 from deploy.lab import images, slurmconf
 from deploy.lab.lab import Lab
 from deploy.lab.layout import HEAD, PROJECT, USERS
+from hostmaster.vm import Way
 from hostmaster.world import Accelerator
 from tests.bench import guest, sshd
 from tests.bench.cloud.configuration import without
 from tests.bench.guest import File, Guest
-from tests.bench.site import BenchSite, HostPlan, knows_ready
+from tests.bench.site import BenchSite, HostPlan
 
 COLD, RESTORE, UNPAUSE, PLAIN = "h1", "h2", "h3", "h4"
-GOLDEN_MIB = 4096
 PROGRAMS = Path(__file__).parent / "kit"
 PORTS = {"bare": 6828, "kit": 6829}
 ALICE = USERS[0]
@@ -26,10 +26,7 @@ ALICE = USERS[0]
 
 def plans() -> dict[str, HostPlan]:
     """The hosts with wnod. One slot where there is one spare: so that it is made anew after the job, not during it."""
-    found = {COLD: HostPlan(2)}
-    if knows_ready():
-        found |= {RESTORE: HostPlan(2, GOLDEN_MIB), UNPAUSE: HostPlan(1, GOLDEN_MIB, spares=1)}
-    return found
+    return {COLD: HostPlan(2, Way.BOOT), RESTORE: HostPlan(2, Way.RESTORE), UNPAUSE: HostPlan(1, Way.UNPAUSE)}
 
 
 class MainStand:

@@ -83,10 +83,18 @@ class Wnod:
         )
 
     def settle(self, ended: float) -> float | None:
-        """With a spare to wait for: until it is there again."""
+        """With a spare to wait for: until it is there again. Late if the job's VM came by another way than planned."""
+        plan = self._site.plans[self._host]
+        if others := {vm["way"] for vm in self._jobs_vms() if vm.get("way") != plan.way}:
+            self._until_clean()
+            raise Late(f"{self.key}: the job's VM came by {', '.join(others)}")
+        again = self._until_clean()
+        return max(0.0, again - ended) if plan.spares else None
+
+    def _until_clean(self) -> float:
         again = until(lambda: self._kept() and not self._jobs_vms(), f"{self.key}: clean again: {self._picture()}")
         until(lambda: no_jobs(self.lab), f"{self.key}: no job is left", pause=0.1)
-        return max(0.0, again - ended) if self._site.plans[self._host].spares else None
+        return again
 
     def _is_fresh(self) -> bool:
         return self._kept() and not self._jobs_vms() and bool(self._site.daemon_status(self._host, "bait").get("open"))
