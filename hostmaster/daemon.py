@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from hostmaster import accelerator, contact, yielding
@@ -20,6 +22,7 @@ from hostmaster.images import LocalImages, Source
 from hostmaster.lifecycle import Vm, Way
 from hostmaster.numbers import Numbers
 from hostmaster.qemuuser import Ids, QemuUser
+from hostmaster.quarantine import DAY_S, EXPIRE_EVERY_S, Quarantine
 from hostmaster.spare import Spare
 from hostmaster.world import Accelerator, Artifacts, DomainState
 from protocol.ids import EnvironmentName
@@ -29,8 +32,6 @@ from wnod.journal import Journal
 from wnod.metrics import Metrics, serve_metrics
 from wnod.service import Context
 from wnod.status import StatusServer
-
-DAY_S = 86_400.0
 
 
 class HostmasterDaemon:
@@ -91,6 +92,15 @@ class HostmasterDaemon:
         names = frozenset(config.baits)
         self.link = HostEnd(reactor, tls, config.listen, config.host, self.journal.epoch, names, core.baits)
         core.join(self.link)
+        self.quarantine = core.keeper.quarantine = Quarantine(
+            reactor,
+            Path(config.state, "quarantine"),
+            self.hypervisor,
+            self.images,
+            config.quarantine.at_most,
+            config.quarantine.keep_days * DAY_S,
+            deferToThread,
+        )
         acts = Administration(core.keeper, config.times.longest_pause_s).acts()
         self.status = StatusServer(reactor, config.runtime, self.snapshot, self.explain, self.metrics, acts)
 
@@ -105,11 +115,13 @@ class HostmasterDaemon:
         self.libvirt_events.start()
         self.images.start()
         self.hypervisor.watch(self._libvirt_hints)
+        self.quarantine.start()
         self.core.load()
         self.hypervisor.start()
         await self.link.start()
         self.core.start()
         self.core.every(DAY_S / 4, self._prune_consoles)
+        self.core.every(EXPIRE_EVERY_S, lambda: Deferred.fromCoroutine(self.quarantine.expire()))
 
     async def stop(self) -> None:
         """Stop serving. VMs run on: the next start finds them."""
@@ -191,6 +203,7 @@ class HostmasterDaemon:
             "slots": capacity.slots,
             "baits": sorted(self.link.connected_baits()),
             "vms": [_row(vm, core.keeper.seen.get(vm.generation)) for vm in core.keeper.vms.values()],
+            "quarantine": self.quarantine.rows(),
             "spares": [_spare(spare) for spare in core.stock.spares.values()],
             "golden": [_golden(golden) for golden in core.stock.goldens.values()],
             "environments": [

@@ -66,6 +66,8 @@ class Numbers:
         metrics.set("wnod_hostmaster_vms_fenced", sum(vm.fenced is not None for vm in vms))
         asked = sum(vm.pause is not None and vm.phase is VmPhase.STARTED for vm in vms)
         metrics.set("wnod_hostmaster_vms_paused", asked)
+        if keeper.quarantine is not None:
+            metrics.set("wnod_hostmaster_vms_kept", len(keeper.quarantine.kept))
         metrics.set("wnod_hostmaster_hypervisor_up", 0 if keeper.away else 1)
         self._publish_stock()
         free = capacity.free(host, vms)

@@ -13,7 +13,7 @@ from wnod.commands.text import plain
 COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("wnod.commands.status", "both daemons of this machine at a glance"),
     "vms": ("wnod.commands.vms", "every VM of this host"),
-    "vm": ("wnod.commands.vm", "pause the VM of a running job for a while, or let it go on"),
+    "vm": ("wnod.commands.vm", "pause the VM of a running job for a while, resume it, or have it kept"),
     "jobs": ("wnod.commands.jobs", "every job this host's bait follows"),
     "explain": ("wnod.commands.explain", "where a job is, and why, step by step"),
     "env": ("wnod.commands.environments", "the environments, and whether they can be had"),

@@ -42,6 +42,7 @@ HOSTMASTER = (
     Spec("wnod_hostmaster_vms", "gauge", "VMs by phase", ("phase",)),
     Spec("wnod_hostmaster_vms_fenced", "gauge", "VMs whose job is paused for want of contact with the LRMS"),
     Spec("wnod_hostmaster_vms_paused", "gauge", "VMs whose job is paused because an administrator asked for it"),
+    Spec("wnod_hostmaster_vms_kept", "gauge", "VMs in quarantine: they have ended, memory and disk are kept"),
     Spec("wnod_hostmaster_slots", "gauge", "Slots, all and free", ("kind",)),
     Spec("wnod_hostmaster_capacity_cpus", "gauge", "Cpus for VMs, all and free", ("kind",)),
     Spec("wnod_hostmaster_capacity_memory_bytes", "gauge", "Memory for VMs, all and free", ("kind",)),

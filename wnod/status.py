@@ -80,7 +80,8 @@ def _pages(snapshot: Snapshot, explain: Explain, metrics: Metrics | None) -> dic
         answer = explain(arguments.get("job", ""))
         return _json({"error": "unknown job"}, 404) if answer is None else _json(answer)
 
-    pages: dict[str, Page] = {name: part(name) for name in ("vms", "jobs", "past", "environments", "spares", "golden")}
+    names = ("vms", "jobs", "past", "environments", "spares", "golden", "quarantine")
+    pages: dict[str, Page] = {name: part(name) for name in names}
     pages["status"] = lambda arguments: _json({k: v for k, v in snapshot().items() if k != "past"})
     pages["explain"] = explanation
     if metrics is not None:

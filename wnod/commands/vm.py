@@ -1,4 +1,4 @@
-"""`wnod vm pause|resume VM|JOB`: let the VM of a running job stand still for a while, and go on."""
+"""`wnod vm`: let the VM of a running job stand still and go on, and have a VM kept for somebody to look at."""
 
 import argparse
 import math
@@ -11,7 +11,7 @@ from typing import Any
 from wnod.ask import ActRefused, act, ask
 from wnod.commands import OK, PROBLEM
 from wnod.commands.daemons import add_asking_arguments, one_daemon, question
-from wnod.commands.text import complain, plain, print_json
+from wnod.commands.text import age, complain, mib, plain, print_json, print_table, user_name
 
 SEEN_WITHIN_S = 10.0
 LOOK_EVERY_S = 0.1
@@ -22,6 +22,11 @@ _PAUSE = (
     "Stop the vCPUs of the VM in which a job runs, for instance while something urgent needs the machine. For the LRMS "
     "the job goes on running, as does its time limit. The VM goes on by itself after DURATION, which the hostmaster "
     "(times.pause_limit_s) bounds so that the LRMS does not take the node for dead. For root and the hostmaster's user."
+)
+_KEEP = (
+    "Put the VM into quarantine when it ends, instead of destroying it: memory (if it can be saved) and disk stay in "
+    "the hostmaster's state directory until `wnod vm drop` or quarantine.keep_days. The job itself is not touched: to "
+    "end it now, cancel it in the LRMS. For root and the hostmaster's user."
 )
 _RESUME = "Let a paused VM go on before its time. A VM that wnod itself paused for want of contact cannot be."
 
@@ -35,8 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as in 45, 45s or 1m (default: as long as the hostmaster's times.pause_limit_s lets it)",
     )  # fmt: skip
     resume = actions.add_parser("resume", help="let it go on before its time", description=_RESUME)
-    for action in (pause, resume):
+    keep = actions.add_parser("keep", help="keep it when it ends, to be looked at", description=_KEEP)
+    keep.add_argument("--why", required=True, metavar="TEXT", help="for whoever finds it, as in 'ticket 4711'")
+    for action in (pause, resume, keep):
         action.add_argument("vm", metavar="VM|JOB", help="a VM's name, or a job's id as in 12 or 12_3")
+    kept = actions.add_parser("kept", help="what is in quarantine")
+    drop = actions.add_parser("drop", help="remove one from quarantine, for good")
+    drop.add_argument("name", metavar="NAME", help="as `wnod vm kept` shows it")
+    for action in (pause, resume, keep, kept, drop):
         add_asking_arguments(action)
 
 
@@ -51,17 +62,56 @@ def duration(text: str) -> float:
 
 @question
 def run(args: argparse.Namespace) -> int:
-    """Ask for it, and wait until it is seen to be so; exit code 1 if it is refused or not seen in time."""
+    """Do what is asked; exit code 1 if the daemon will not."""
     socket = one_daemon(args.etc, "hostmaster").socket
+    actions = {"pause": _hold, "resume": _hold, "keep": _keep, "kept": _kept, "drop": _drop}
+    try:
+        return actions[args.vm_action](socket, args)
+    except ActRefused as error:
+        complain(str(error))
+        return PROBLEM
+
+
+def _keep(socket: str, args: argparse.Namespace) -> int:
+    answer = act(socket, "/keep", {"vm": args.vm, "why": args.why})
+    if args.json:
+        print_json(answer)
+    else:
+        print(f"{plain(answer.get('vm'))} ({plain(answer.get('run'))}) goes into quarantine when it ends")
+    return OK
+
+
+def _kept(socket: str, args: argparse.Namespace) -> int:
+    rows = ask(socket, "/quarantine") or []
+    if args.json:
+        print_json(rows)
+        return OK
+    now = time.time()
+    cells = [
+        (one.get("name"), one.get("run"), user_name(one.get("owner")), one.get("environment"), age(one.get("at"), now),
+         age(now, float(one.get("until") or now)), mib(one.get("mib")), one.get("by"), one.get("why"))
+        for one in rows
+    ]  # fmt: skip
+    print_table(("NAME", "RUN", "OWNER", "ENVIRONMENT", "SINCE", "GOES IN", "SIZE", "BY", "WHY"), cells)
+    return OK
+
+
+def _drop(socket: str, args: argparse.Namespace) -> int:
+    answer = act(socket, "/drop", {"name": args.name})
+    if args.json:
+        print_json(answer)
+    else:
+        print(f"{plain(answer.get('name'))} is dropped")
+    return OK
+
+
+def _hold(socket: str, args: argparse.Namespace) -> int:
+    """Ask for it, and wait until it is seen to be so."""
     pausing = args.vm_action == "pause"
     arguments = {"vm": args.vm}
     if pausing and args.seconds is not None:
         arguments["for"] = str(args.seconds)
-    try:
-        answer = act(socket, f"/{args.vm_action}", arguments)
-    except ActRefused as error:
-        complain(str(error))
-        return PROBLEM
+    answer = act(socket, f"/{args.vm_action}", arguments)
     state = _wait(lambda: _state(socket, answer), "paused" if pausing else "running")
     if args.json:
         print_json({**answer, "state": state})

@@ -161,6 +161,15 @@ def _pause_too_long(fields: Mapping[str, Any]) -> Iterator[Complaint]:
         )
 
 
+class QuarantineConfig(ConfigStruct, frozen=True):
+    """VMs that are kept when they end, for somebody to look at (`wnod vm keep`, or a breach that wnod noticed)."""
+
+    at_most: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """How many; each may take its memory and its disk in the state directory. 0: none is kept."""
+    keep_days: Annotated[int, Meta(ge=1, le=3650)] = 14
+    """Each goes by itself after so long."""
+
+
 class HostmasterConfig(ConfigStruct, frozen=True):
     """Everything a hostmaster has to be told."""
 
@@ -180,6 +189,7 @@ class HostmasterConfig(ConfigStruct, frozen=True):
     network: Network = Network()
     mounts: tuple[Mount, ...] = ()
     times: Times = Times()
+    quarantine: QuarantineConfig = QuarantineConfig()
     ready: Ready = Ready()
     metrics: Address | None = "127.0.0.1:9611"
 

@@ -20,7 +20,9 @@ def server(runtime: str, told: dict[str, Any]) -> StatusServer:
 
     def does(deed: str) -> Do:
         answers = told.get("acts", {})[deed]
-        return lambda arguments, by: answers.get(arguments.get("vm"), [404, {"error": f"{deed}: no such VM, {by}"}])
+        return lambda arguments, by: answers.get(
+            arguments.get("vm") or arguments.get("name"), [404, {"error": f"{deed}: no such VM, {by}"}]
+        )
 
     acts = {deed: does(deed) for deed in told.get("acts", {})}
     return StatusServer(reactor, runtime, snapshot, told["jobs"].get, Metrics("bait", "x"), acts)

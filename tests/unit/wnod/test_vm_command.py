@@ -41,8 +41,14 @@ def said(row: dict[str, Any], until: float | None) -> list[Any]:
 ACTS = {
     "pause": {"vm1": said(VMS[0], UNTIL), "12": said(VMS[0], UNTIL), "vm3": said(VMS[2], UNTIL),
               "vm2": [409, {"error": "vm2 is booting\x1b[2J: wait"}]},
+    "keep": {"vm1": said(VMS[0], None), "vm2": [409, {"error": "the quarantine is full"}]},
+    "drop": {"vm1-g1": [200, {"name": "vm1-g1"}]},
     "resume": {"vm1": said(VMS[0], 5.0), "vm2": said(VMS[1], None)},
 }  # fmt: skip
+
+
+KEPT = [{"name": "vm1-g1", "run": "site/1.1", "owner": 0, "environment": "debian12", "at": 1.0, "until": UNTIL,
+         "by": "root", "why": "ticket\x1b 1", "mib": 64}]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +58,7 @@ def etc() -> Iterator[Path]:
         place = Path(name)
         place.chmod(0o755)
         write_configs(place, place / "etc")
-        told = {str(place / "h"): {"snapshot": {"vms": VMS}, "jobs": {}, "acts": ACTS}}
+        told = {str(place / "h"): {"snapshot": {"vms": VMS, "quarantine": KEPT}, "jobs": {}, "acts": ACTS}}
         (place / "told.json").write_text(json.dumps(told))
         argv = [sys.executable, str(Path(__file__).parent / "serving.py"), str(place / "told.json")]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
@@ -159,3 +165,25 @@ def test_who_may_look_may_not_act(etc: Path) -> None:
 
 def test_a_uid_without_a_name_is_named_by_its_number() -> None:
     assert (user_name(0), user_name(4_000_000_000)) == ("root", "uid 4000000000")
+
+
+def test_a_vm_is_kept_listed_and_dropped(wnod: Any) -> None:
+    assert wnod("keep", "vm1", "--why", "ticket 1").out == "vm1 (site/1.1) goes into quarantine when it ends\n"
+    assert wnod("keep", "vm1", "--why", "ticket 1", "--json").json["vm"] == "vm1"
+    header, row = wnod("kept").out.splitlines()
+    assert header.split()[:4] == ["NAME", "RUN", "OWNER", "ENVIRONMENT"]
+    assert row.split("  ")[0] == "vm1-g1"
+    assert row.endswith("64 MiB  root  ticket\\x1b 1")
+    assert wnod("kept", "--json").json == KEPT
+    assert wnod("drop", "vm1-g1").out == "vm1-g1 is dropped\n"
+    assert wnod("drop", "vm1-g1", "--json").json == {"name": "vm1-g1"}
+
+
+def test_why_a_vm_is_kept_must_be_said(wnod: Any) -> None:
+    assert wnod("keep", "vm1").code == 2
+
+
+def test_what_cannot_be_kept_or_dropped_is_exit_code_1(wnod: Any) -> None:
+    shown = wnod("keep", "vm2", "--why", "x")
+    assert (shown.code, shown.err) == (1, "the quarantine is full\n")
+    assert wnod("drop", "vm9").code == 1
