@@ -223,6 +223,9 @@ def _older_schema(ground: Ground, host: str, daemon: str) -> Iterator[None]:
         db.execute(f"PRAGMA user_version = {SCHEMA - 1}")
         db.close()
         _put(ground, host, daemon, made)
+        # An older wnod kept no count beside it.
+        path = journal_path(ground, host, daemon)
+        path.with_name(path.name + ".mark").unlink(missing_ok=True)
     yield
 
 
@@ -257,16 +260,30 @@ def _expect_refusal(ground: Ground, host: str, daemon: str) -> None:
         time.sleep(0.2)
     code = ground.lab.exit_code(host, daemon)
     if code != 78:
-        ground.anomalies.append(f"the {daemon} of {host} did not refuse a journal of another host: {code}")
+        ground.anomalies.append(f"the {daemon} of {host} did not refuse a journal that is not its newest own: {code}")
 
 
 @contextmanager
 def _old_copy(ground: Ground, host: str, daemon: str) -> Iterator[None]:
-    copy = copy_of(ground, host, daemon)
+    """The daemon must notice and refuse to start; then the copy is moved away, as its text says, and it begins anew."""
+    copy, path = copy_of(ground, host, daemon), journal_path(ground, host, daemon)
     if not copy.exists():
         raise NothingToHit(f"no copy of the {daemon}'s journal of {host} yet")
+    is_older = _commits(copy) < int(path.with_name(path.name + ".mark").read_text().split()[0])
     _put(ground, host, daemon, copy)
+    if is_older:
+        ground.supervisor.start(host, daemon)
+        _expect_refusal(ground, host, daemon)
+        if ground.lab.exit_code(host, daemon) is None:
+            ground.lab.kill(host, daemon, signal.SIGKILL)
+        _remove(path)
     yield
+
+
+def _commits(copy: Path) -> int:
+    with contextlib.closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True)) as db:
+        row = db.execute("SELECT value FROM numbers WHERE name = 'commits'").fetchone()
+    return int(row[0]) if row else 0
 
 
 def copy_of(ground: Ground, host: str, daemon: str) -> Path:

@@ -37,6 +37,8 @@ class Storm:
 
     def begin(self) -> None:
         """The first fault's time counts from now."""
+        for _ in range(2):
+            self._copy_all()
         self._threads.append(threading.Thread(target=self._run, name="storm"))
         self._threads[0].start()
         self._copier.start()
@@ -108,7 +110,10 @@ class Storm:
     def _copies(self) -> None:
         """An administrator's backups, from which the old copies come."""
         while not self._end.wait(COPY_EVERY_S):
-            for host in self._ground.lab.hosts:
-                for daemon in DAEMONS:
-                    with contextlib.suppress(LabError, OSError, subprocess.SubprocessError):
-                        take_copy(self._ground, host, daemon)
+            self._copy_all()
+
+    def _copy_all(self) -> None:
+        for host in self._ground.lab.hosts:
+            for daemon in DAEMONS:
+                with contextlib.suppress(LabError, OSError, subprocess.SubprocessError):
+                    take_copy(self._ground, host, daemon)
