@@ -16,6 +16,7 @@ LRMS_PACKAGE = {"slurm": "slurmd"}
 _ALWAYS = ("busybox-static",)
 _LIBEXEC = "usr/libexec/wnod"
 _SPANK = f"{_LIBEXEC}/spank_wnod.so"
+_KERNEL_CALLS = "kernel-calls"
 _SHEBANG = b"#!/bin/sh\n"
 # Static, so a user's LD_PRELOAD cannot act in the starter before the gate; and its own programs need no exec.
 _GUEST_SHEBANG = b"#!/usr/libexec/wnod/busybox sh\n"
@@ -95,6 +96,10 @@ def add_guest_files(recipe: Recipe, tree: Path, kernel: Kernel) -> None:
         target = libexec / name
         target.write_bytes(_for_guest((recipe.guest_files / name).read_bytes()))
         target.chmod(0o755 if name in _PROGRAMS else 0o644)
+    need(["gcc"])
+    calls = libexec / _KERNEL_CALLS
+    run(["gcc", "-static", "-O2", "-s", "-o", calls, recipe.guest_files / f"{_KERNEL_CALLS}.c"])
+    calls.chmod(0o755)
     for name, modules in kernel.late.items():
         for module in modules:
             (libexec / "modules" / module.name).write_bytes(module.content)

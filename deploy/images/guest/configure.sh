@@ -2,6 +2,7 @@
 # What the hostmaster gives a guest before `go`, and how it is put in place. Sourced by the agent.
 # Every on_* function may be called again with the same words: it then changes nothing.
 ETC=${WNOD_ETC:-/etc}
+KERNEL_CALLS=$LIB/kernel-calls
 
 node_name_of_cmdline() {
     read -r cmdline <"${WNOD_CMDLINE:-/proc/cmdline}"
@@ -70,7 +71,7 @@ write_hosts() {
 # The clock of a restored guest is old, and a credential of the LRMS then looks expired.
 set_clock() {
     is_number "${1%%.*}" && is_number "${1#*.}" || return 1
-    "${WNOD_DATE:-/bin/date}" -s "@$1" >/dev/null 2>&1 || date -s "@${1%%.*}" >/dev/null || return 1
+    "$KERNEL_CALLS" clock "$1" 2>/dev/null || "${WNOD_DATE:-date}" -s "@${1%%.*}" >/dev/null || return 1
     read -r given_at _ </proc/uptime
     given_time=$1
 }
@@ -106,19 +107,23 @@ check_clock() {
 }
 
 # on_seed BASE64: into the kernel's pool, and then the generator must start anew from it: copies of one
-# saved guest would go on with the same numbers for a minute. The bytes go through a pipe only.
+# saved guest would go on with the same numbers for a minute. Never an argument of a program.
 on_seed() {
     case $1 in *[!A-Za-z0-9+/=]*) return 1 ;; esac
     [ "${#1}" -ge 44 ] && [ "${#1}" -le 88 ] || return 1
     [ "$1" != "$seed_seen" ] || return 0
-    printf '%s' "$1" | base64 -d >>"${WNOD_RANDOM:-/dev/urandom}" || return 1
-    restart_generator || say "the kernel's generator cannot be told to start anew: no perl here"
+    if ! restart_generator "$1"; then
+        say "the kernel's generator cannot be told to start anew: the seed is only mixed in"
+        printf '%s' "$1" | base64 -d >>"${WNOD_RANDOM:-/dev/urandom}" || return 1
+    fi
     seed_seen=$1 seeded=yes
 }
 
-# RNDRESEEDCRNG: no program of a POSIX system makes an ioctl, but Debian's essential perl does.
 restart_generator() {
-    perl -e 'open(my $f, ">>", $ARGV[0]) or exit 1; ioctl($f, 0x5207, 0) or exit 1' "${WNOD_RANDOM:-/dev/urandom}" 2>/dev/null
+    [ -x "$KERNEL_CALLS" ] || return 1
+    "$KERNEL_CALLS" seed "${WNOD_RANDOM:-/dev/urandom}" <<EOT
+$1
+EOT
 }
 
 # --- accounts -----------------------------------------------------------------------------
@@ -250,7 +255,7 @@ prepare_standby() {
     mount_all
     find_lrms
     prepare_lrms
-    warm
+    "$KERNEL_CALLS" 2>/dev/null # into memory: it is the first program that is run after standby
     echo "configured standby" >"$RUN/inbox"
 }
 
@@ -266,12 +271,6 @@ configure() {
     find_lrms
     check_clock
     start_lrms
-}
-
-# warm: programs that are run after standby are read before it, so that a restored guest has them in memory.
-warm() {
-    "${WNOD_DATE:-/bin/date}" >/dev/null
-    perl -e 1 2>/dev/null
 }
 
 set_up_network() {

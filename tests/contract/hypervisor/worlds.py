@@ -247,3 +247,6 @@ async def settle(condition: Callable[[], Awaitable[bool]], limit_s: float = 20) 
     end = reactor.seconds() + limit_s  # type: ignore[attr-defined]
     while not await condition():
         assert reactor.seconds() < end, f"still not so after {limit_s} s"  # type: ignore[attr-defined]
+        pause: Deferred[None] = Deferred()
+        reactor.callLater(0.01, pause.callback, None)  # type: ignore[attr-defined]
+        await pause

@@ -1,0 +1,93 @@
+/* Two calls to the kernel that no program of a POSIX system makes, for the guest's agent. Static and small, because
+ * a guest that was just restored waits for it:
+ *   kernel-calls clock SECONDS[.FRACTION]   steps the clock
+ *   kernel-calls seed [DEVICE] <<BASE64     mixes the bytes into the kernel's pool and has its generator start anew;
+ *                                           without that, copies of one saved guest would draw the same numbers
+ * Exit status 0 if all was done. The seed is read from standard input and is never an argument. */
+#include <ctype.h>
+#include <fcntl.h>
+#include <linux/random.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef RNDRESEEDCRNG
+#define RNDRESEEDCRNG _IO('R', 0x07)
+#endif
+enum { MOST = 64 };
+
+static int set_clock(const char *text)
+{
+    struct timespec now = {0, 0};
+    char *rest;
+    long digit = 100000000;
+
+    now.tv_sec = strtoll(text, &rest, 10);
+    if (*rest == '.')
+        for (rest++; isdigit((unsigned char)*rest); rest++, digit /= 10)
+            now.tv_nsec += (*rest - '0') * digit;
+    return rest == text || *rest || now.tv_sec <= 0 || clock_settime(CLOCK_REALTIME, &now);
+}
+
+static int value_of(char c)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const char *at = c ? strchr(digits, c) : NULL;
+
+    return at ? (int)(at - digits) : -1;
+}
+
+/* The number of bytes, or -1 for what is no base64 of at most MOST bytes. */
+static int decode(const char *text, unsigned char *bytes)
+{
+    unsigned held = 0;
+    int bits = 0, count = 0;
+
+    for (; *text && *text != '=' && *text != '\n'; text++) {
+        int value = value_of(*text);
+
+        if (value < 0)
+            return -1;
+        held = held << 6 | (unsigned)value;
+        bits += 6;
+        if (bits >= 8) {
+            bits -= 8;
+            if (count == MOST)
+                return -1;
+            bytes[count++] = (unsigned char)(held >> bits);
+        }
+    }
+    return count;
+}
+
+static int mix_in(const char *device)
+{
+    struct {
+        struct rand_pool_info head;
+        unsigned char bytes[MOST];
+    } fresh = {{0, 0}, {0}};
+    char text[2 * MOST] = "";
+    ssize_t length = read(0, text, sizeof text - 1);
+    int count = length > 0 ? decode(text, fresh.bytes) : -1;
+    int file = count < 32 ? -1 : open(device, O_WRONLY | O_APPEND);
+
+    if (file < 0)
+        return 1;
+    fresh.head.buf_size = count;
+    fresh.head.entropy_count = count * 8;
+    /* Where bytes may not be credited they are still mixed in. */
+    if (ioctl(file, RNDADDENTROPY, &fresh) && write(file, fresh.bytes, (size_t)count) != count)
+        return 1;
+    return ioctl(file, RNDRESEEDCRNG) ? 2 : 0;
+}
+
+int main(int count, char **words)
+{
+    if (count == 3 && !strcmp(words[1], "clock"))
+        return set_clock(words[2]);
+    if (count >= 2 && !strcmp(words[1], "seed"))
+        return mix_in(count > 2 ? words[2] : "/dev/urandom");
+    return 64;
+}
