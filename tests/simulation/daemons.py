@@ -30,12 +30,13 @@ BOOT_LIMIT_S = 60.0
 RETRIES = 2
 
 
-def _report(daemon: str) -> Callable[[Failure], None]:
-    """A dead daemon's loops fail by its death, which is no news."""
+def _report(daemon: str, give_up: Callable[[], None] = lambda: None) -> Callable[[Failure], None]:
+    """A dead daemon's loops fail by its death, which is no news; any other failure ends a daemon."""
 
     def report(failure: Failure) -> None:
         if not failure.check(Crash):
             Logger(daemon).failure("a loop has failed", failure)
+            give_up()
 
     return report
 
@@ -54,13 +55,13 @@ class HostDaemon:
         self.journal = DiskJournal(disk, "hostmaster", config.host, life)
         self.hypervisor = Connection(libvirtd, life)
         self.guests = Channels(life, guest)
-        report = _report("hostmaster")
         self.core = HostCore(
             clock=life,
             config=replace(config, times=replace(config.times, boot_limit_s=BOOT_LIMIT_S, retries=RETRIES)),
             catalogue=catalogue, journal=self.journal, hypervisor=self.hypervisor, images=Files(images, life),
             guests=self.guests, answers=answers, prove=self._prove, guest_files=dict, new_uuid=new_uuid,
-            observer=self, broken=report, unsettled=report, account=account_of,
+            observer=self, broken=_report("hostmaster", lambda: observer.gives_up("host")),
+            unsettled=_report("hostmaster"), account=account_of,
         )  # fmt: skip
         self.keeper = self.core.keeper
         self.guests.listener = self.core.heard
@@ -119,8 +120,8 @@ class BaitDaemon:
         self.journal = DiskJournal(disk, "bait", life.name, life)
         self.core = BaitCore(
             clock=life, bait=life.name, cluster=lrms.cluster, journal=self.journal, lrms=lrms, times=BaitTimes(),
-            gate=Gate(), rules=(), hook=Hook(socket="/nowhere"), new_id=new_id, observer=self, broken=_report("bait"),
-            uid_of=lambda transport: int(transport.uid),
+            gate=Gate(), rules=(), hook=Hook(socket="/nowhere"), new_id=new_id, observer=self,
+            broken=_report("bait", lambda: observer.gives_up("bait")), uid_of=lambda transport: int(transport.uid),
         )  # fmt: skip
         self.follower, self.opening, self.hooks = self.core.follower, self.core.opening, self.core.hooks
         self.link = BaitEnd(

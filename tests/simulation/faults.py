@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.simulation import faults_machines, faults_outside
+from tests.simulation import faults_journals, faults_machines, faults_outside
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.site import Site
 
@@ -12,6 +12,13 @@ FAULTS: dict[str, Callable[[Nemesis, Site], str]] = {
     "crash-at-point": faults_machines.crash_at_point,
     "journal-host": faults_machines.journal_host,
     "journal-bait": faults_machines.journal_bait,
+    "journal-old-host": faults_journals.old_host,
+    "journal-old-bait": faults_journals.old_bait,
+    "journal-torn-host": faults_journals.garbled_host,
+    "journal-torn-bait": faults_journals.garbled_bait,
+    "disk-full-host": faults_journals.full_host,
+    "disk-full-bait": faults_journals.full_bait,
+    "lost-writes": faults_journals.lost_writes,
     "reboot": faults_machines.reboot,
     "clock-jump": faults_machines.clock_jump,
     "delay": faults_machines.delay,

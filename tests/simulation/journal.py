@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from tests.simulation.clock import Crash, Life
-from wnod.journal import Journal, Role
+from wnod.journal import Journal, JournalError, Role, _worded
+from wnod.journalfile import _check_content
+from wnod.journalmark import Mark, Reached
 
 POINTS = ("before-commit", "after-commit")
 
@@ -23,12 +25,30 @@ class Change:
     line: str = ""
 
 
+class MemoryMark(Mark):
+    """The file beside the journal, in memory."""
+
+    def __init__(self) -> None:
+        self._last = Reached()
+
+    def read(self) -> Reached:
+        return self._last
+
+    def write(self, reached: Reached) -> None:
+        self._last = reached
+
+
 class Disk:
     """One daemon's journal file. It outlives the daemon."""
 
     def __init__(self, committed: Callable[[list[Change]], None] = lambda changes: None) -> None:
         self.db = _empty()
         self.committed = committed
+        self.full = False
+        """Nothing can be written."""
+        self.suspect = False
+        """It may be damaged."""
+        self.mark = MemoryMark()
 
     def recover(self) -> None:
         """The daemon is gone: what it had not committed never happened."""
@@ -39,16 +59,31 @@ class Disk:
         """The file is deleted."""
         self.db.close()
         self.db = _empty()
+        self.suspect = False
 
     def copy(self) -> bytes:
         """A backup of the file."""
-        content: bytes = self.db.serialize()
+        try:
+            content: bytes = self.db.serialize()
+        except sqlite3.OperationalError:  # there is nothing yet
+            return b""
         return content
+
+    def hides_damage(self) -> bool:
+        """Damage that the daemon cannot notice when it opens the file: it would meet it later."""
+        try:
+            _check_content(self.db, "")
+            ((verdict,),) = self.db.execute("PRAGMA integrity_check(1)").fetchall()
+        except (JournalError, sqlite3.Error, UnicodeDecodeError):
+            return False
+        return bool(verdict != "ok")
 
     def restore(self, content: bytes) -> None:
         """An older state comes back."""
-        self.lose()
-        self.db.deserialize(content)
+        self.db.close()
+        self.db = _empty()
+        if content:
+            self.db.deserialize(content)
 
 
 def _empty() -> sqlite3.Connection:
@@ -64,6 +99,22 @@ class _Gone:
         raise Crash("dead daemons write nothing")
 
 
+class _Full:
+    """The disk of a machine that has no space left."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._db.in_transaction
+
+    def execute(self, statement: str, *args: Any) -> Any:
+        if statement != "ROLLBACK":
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._db.execute(statement)
+
+
 class DiskJournal(Journal):
     """Journal without a file and its lock; `Life.point` is asked before and after every commit."""
 
@@ -77,14 +128,24 @@ class DiskJournal(Journal):
         self._db = disk.db
         self._disk = disk
         self._changes: list[Change] = []
-        self._adopt(role, owner)
+        self._mark, self._commits, self._id = disk.mark, 0, ""
+        if disk.suspect:
+            with _worded(self.path):
+                _check_content(self._db, self.path)
+        with _worded(self.path):
+            self._adopt(role, owner)
         self.epoch = self.next_number("epoch")
 
     def _end(self) -> None:
         if not self._doomed:
             self._life.point("before-commit")
         changes, self._changes = self._changes, []
-        super()._end()
+        if self._disk.full:
+            self._db = _Full(self._disk.db)  # type: ignore[assignment]
+        try:
+            super()._end()
+        finally:
+            self._db = self._disk.db
         if changes:
             self._disk.committed(changes)
         self._life.point("after-commit")

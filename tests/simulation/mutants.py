@@ -1,8 +1,8 @@
 """Daemons with one rule taken out, to see that the simulation notices: patches of the real code, made by a test."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -14,8 +14,9 @@ from hostmaster.keeper import Keeper
 from hostmaster.lifecycle import Verdict, Vm
 from hostmaster.world import DomainState
 from protocol.messages import VmPhase
-
-Mutant = Callable[[contextlib.ExitStack], None]
+from tests.simulation.play import Result, play
+from wnod.journal import Journal
+from wnod.journalmark import Reached
 
 
 def _patch(stack: contextlib.ExitStack, target: object, name: str, new: object) -> None:
@@ -87,22 +88,53 @@ def doubt_costs_nothing(stack: contextlib.ExitStack) -> None:
     _patch(stack, capacity, "free", free)
 
 
-MUTANTS: dict[str, tuple[Mutant, tuple[str, ...]]] = {
-    "R1": (start_not_journalled, ()),
-    "R4": (gate_says_yes, ()),
-    "R9": (nobody_fences, ("host-cut-off", "clock-jump")),
-    "R11": (target_stays, ("vm-death",)),
-    "R12": (nobody_rescues, ("amnesia",)),
-    "R13": (unknown_is_absent, ("libvirt-away",)),
-    "R14": (doubt_costs_nothing, ()),
+def generations_begin_anew(stack: contextlib.ExitStack) -> None:
+    """R15: a journal that begins counts its generations from 1."""
+    _patch(stack, Journal, "raise_number", lambda self, name, at_least: 1)
+
+
+def copies_are_believed(stack: contextlib.ExitStack) -> None:
+    """R15: a daemon believes whatever journal it finds."""
+    real = Journal._compare
+
+    def compare(self: Journal, last: Reached) -> None:
+        real(self, Reached())
+
+    _patch(stack, Journal, "_compare", compare)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What takes the rule out, and the faults under which that shows."""
+
+    mutate: Callable[[contextlib.ExitStack], None]
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return (self.mutate.__doc__ or "").partition(": ")[2]
+
+
+MUTANTS: dict[str, tuple[Mutant, ...]] = {
+    "R1": (Mutant(start_not_journalled),),
+    "R4": (Mutant(gate_says_yes),),
+    "R9": (Mutant(nobody_fences, ("host-cut-off", "clock-jump")),),
+    "R11": (Mutant(target_stays, ("vm-death",)),),
+    "R12": (Mutant(nobody_rescues, ("amnesia",)),),
+    "R13": (Mutant(unknown_is_absent, ("libvirt-away",)),),
+    "R14": (Mutant(doubt_costs_nothing),),
+    "R15": (
+        Mutant(generations_begin_anew, ("journal-host",)),
+        Mutant(copies_are_believed, ("journal-old-host", "journal-old-bait")),
+    ),
 }
-"""Rule -> what takes it out, and the faults under which that shows."""
+SEEDS = range(1, 13)
 
 
-@contextlib.contextmanager
-def without(rule: str) -> Iterator[tuple[str, ...]]:
-    """The daemons without that rule; gives the faults to play."""
-    mutate, kinds = MUTANTS[rule]
+def found_out(mutant: Mutant) -> Result | None:
+    """The first day on which anybody notices, if there is one."""
     with contextlib.ExitStack() as stack:
-        mutate(stack)
-        yield kinds
+        mutant.mutate(stack)
+        days = (play(seed, 8, 60, mutant.kinds) for seed in SEEDS)
+        return next((day for day in days if day.breaches), None)

@@ -30,7 +30,7 @@ class Nemesis:
         self.faults = faults
         self.rng = cluster.rng("nemesis")
         self.done: Counter[str] = Counter()
-        self._over = False
+        self.over = False
         self._last = cluster.world.now
         self._next_amnesia = 0.0
         self.changed: set[str] = set()
@@ -65,7 +65,7 @@ class Nemesis:
         return self.cluster.world.now > self._last and not self._ends
 
     def _strike(self, kind: str) -> None:
-        if self._over:
+        if self.over:
             return
         if kind == "amnesia" and self.cluster.world.now < self._next_amnesia:
             return  # it befalls the whole site: one after the other
@@ -88,7 +88,7 @@ class Nemesis:
 
     def end(self) -> None:
         """Peace: nothing is broken any more, and nothing will be."""
-        self._over = True
+        self.over = True
         self.cluster.judge.trace("", "! all faults end")
         ends, self._ends = self._ends, []
         for end in ends:
@@ -98,6 +98,8 @@ class Nemesis:
             site.trouble.end()
             site.libvirtd.end()
             site.next_fuse.clear()
+            for disk in site.disks.values():
+                disk.full = False
             for who in DAEMONS:
                 daemon = getattr(site, who)
                 if daemon is not None:

@@ -18,6 +18,7 @@ from tests.simulation.judge import Judge
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.net import without_tls
 from tests.simulation.site import ENVIRONMENTS, USERS, account
+from wnod.journal import JournalFull
 
 SUBMIT_UNTIL_S = 90.0
 READS_S = 900.0
@@ -175,12 +176,12 @@ def _result(cluster: Cluster, faults: Counter[str], jobs: int) -> Result:
 
 @contextlib.contextmanager
 def watched(judge: Judge, logs: bool) -> Iterator[None]:
-    """An exception that a daemon logs is a breach, unless it is the crash of a daemon that was made to die."""
+    """An exception that a daemon logs is a breach, unless it was made to die, or its disk to be full."""
 
     @implementer(ILogObserver)
     def watch(event: LogEvent) -> None:
         failure = event.get("log_failure")
-        if failure is not None and not failure.check(Crash):
+        if failure is not None and not failure.check(Crash, JournalFull):
             judge.breach("exception", "", failure.getTraceback()[-3000:])
         elif logs and failure is None:
             text = (event.get("log_format") or "").format(**{k: v for k, v in event.items() if k.isidentifier()})

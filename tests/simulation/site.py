@@ -22,6 +22,7 @@ from tests.simulation.machines import Guest, Program, Starter
 from wnod.config import Catalogue, Environment, HostmasterConfig, Slot
 from wnod.config.hostmaster import HypervisorConfig, Lrms
 from wnod.config.words import TlsFiles
+from wnod.journal import JournalError, JournalFull
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
@@ -34,6 +35,8 @@ SLOTS = 3
 BAIT_CPUS = 8
 DOWN_AFTER_S = 300.0
 """SlurmdTimeout: when the controller notices by itself that a node is dead."""
+AGAIN_S = 2.0
+"""systemd's RestartSec."""
 USERS = {f"user{n}": 2000 + n for n in range(5)}
 
 CATALOGUE = Catalogue(
@@ -91,6 +94,8 @@ class Site:
         """The whole machine is off."""
         self.next_fuse: dict[str, tuple[str, int]] = {}
         self.away_s = 1.0
+        self.refused: set[str] = set()
+        """Daemons whose journal is not to be believed: they wait for the administrator."""
         self.killed: set[str] = set()
         """Domains that a fault has ended."""
         self._rng = cluster.rng("site", number)
@@ -105,20 +110,57 @@ class Site:
 
     def start(self, who: str) -> None:
         """Begin a new life of "host" or "bait", unless there is one or the machine is off."""
-        if self.off or getattr(self, who) is not None:
+        if self.off or getattr(self, who) is not None or who in self.refused:
             return
         name = self.host_name if who == "host" else self.bait_name
         life = Life(self.cluster.world, name, lambda life: self._died(who), self.offsets[who])
         life.net = self.cluster.net
         life.fuse = self.next_fuse.pop(who, None)
-        daemon: Any = self._new_host(life) if who == "host" else self._new_bait(life)
+        try:
+            daemon: Any = self._new_host(life) if who == "host" else self._new_bait(life)
+            self.audit.found(who, daemon.journal)
+        except JournalError as error:
+            life.die()
+            self._does_not_start(who, error)
+            return
         setattr(self, who, daemon)
         epoch = daemon.journal.epoch
         self.cluster.judge.require(epoch > self.epochs[who], "I10", "", f"epoch {epoch} of {name} again")
         self.epochs[who] = epoch
         self.cluster.judge.trace("", f"{name} starts, epoch {epoch}")
-        self.audit.found(who, daemon.journal)
-        self.cluster.guarded(life, daemon.start)
+        self.cluster.guarded(life, partial(self._begin, who, daemon))
+
+    def _begin(self, who: str, daemon: Any) -> None:
+        try:
+            daemon.start()
+        except JournalError as error:
+            self.kill(who)
+            self._does_not_start(who, error)
+
+    def _does_not_start(self, who: str, error: JournalError) -> None:
+        """The text is what the administrator reads; systemd tries again what may pass."""
+        self.cluster.judge.trace("", f"! {self.host_name} {who} does not start: {type(error).__name__}")
+        if isinstance(error, JournalFull):
+            self.cluster.world.callLater(AGAIN_S, self.start, who)
+        else:
+            self.refused.add(who)
+
+    def put_right(self, who: str) -> None:
+        """The administrator does what the error's text tells him: he moves the journal away."""
+        if who in self.refused:
+            self.lose_journal(who)
+            self.start(who)
+
+    def gives_up(self, who: str) -> None:
+        """That daemon ends by itself, with an error; systemd starts it again."""
+        daemon: Any = getattr(self, who)
+
+        def ends() -> None:
+            if daemon is not None and getattr(self, who) is daemon:
+                self.kill(who)
+                self.cluster.world.callLater(AGAIN_S, self.start, who)
+
+        self.cluster.world.callLater(0.0, ends)
 
     def _new_host(self, life: Life) -> HostDaemon:
         daemon = HostDaemon(
@@ -166,6 +208,7 @@ class Site:
         """The journal's file is deleted; the daemon must be dead."""
         self.disks[who].lose()
         self.epochs[who] = 0
+        self.refused.discard(who)
         self.audit.disk[who] = {}
 
     def hooks(self) -> tuple[HookServer, Life] | None:

@@ -9,9 +9,10 @@ import pytest
 from tests.simulation.cluster import Cluster
 from tests.simulation.faults import FAULTS
 from tests.simulation.judge import Judge
-from tests.simulation.mutants import MUTANTS, without
+from tests.simulation.mutants import MUTANTS, Mutant, found_out
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.play import Result, play, stand_ins
+from tests.simulation.table import EXPLORED, RULES
 
 HASH = "from tests.simulation.play import play; print(play({seed}, 3, 12, ('all',)).hash)"
 
@@ -39,14 +40,14 @@ def test_a_day_with_faults_of_all_kinds(seed: int) -> None:
     well(play(seed, 8, 60, ("all",)))
 
 
-@pytest.mark.parametrize("rule", MUTANTS)
-def test_daemons_without_a_rule_are_found_out(rule: str) -> None:
+@pytest.mark.parametrize("mutant", [mutant for mutants in MUTANTS.values() for mutant in mutants], ids=lambda m: m.what)
+def test_daemons_without_a_rule_are_found_out(mutant: Mutant) -> None:
     """The simulation is worth its time only if it notices what it is there to notice."""
-    with without(rule) as kinds:
-        days = (play(seed, 8, 60, kinds) for seed in range(1, 13))
-        found = next((day for day in days if day.breaches), None)
-    assert found is not None, f"nothing noticed that there is no {MUTANTS[rule][0].__doc__}"
-    print(f"{MUTANTS[rule][0].__doc__} Seed {found.seed}: {found.breaches[0]}")
+    assert found_out(mutant) is not None
+
+
+def test_every_rule_has_a_mutant_that_the_model_or_the_simulator_is_to_notice() -> None:
+    assert {case.rule for case in EXPLORED if case.expected} | set(MUTANTS) == set(RULES)
 
 
 def test_a_day_is_the_same_whenever_it_is_played() -> None:
