@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 STAMP := build/setup.done
 
-.PHONY: help setup demo test check unit contract e2e simulate torture model bench clean lab-up lab-shell lab-status lab-down images
+.PHONY: help setup demo test check unit contract e2e simulate torture model mutants bench clean lab-up lab-shell lab-status lab-down images
 
 help:           ## this list
 	@grep -hE '^[a-z0-9-]+: .*## ' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ ROUNDS ?= 10
 bench: $(STAMP) ## wnod against a bare node, Slurm's cloud nodes and a prologue with ssh: ROUNDS=n (build/bench)
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@$(PYTHON) -m tests.bench --rounds $(ROUNDS)
+
+mutants: $(STAMP) ## every rule R1 to R15 taken out, and who notices: the model or the simulator
+	$(PYTHON) -m tests.simulation.table
 
 check: $(STAMP) ## ruff, mypy, import-linter, shellcheck, budgets
 	.venv/bin/ruff check .
