@@ -53,6 +53,14 @@ bench: $(STAMP) ## wnod against a bare node, Slurm's cloud nodes and a prologue 
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@$(PYTHON) -m tests.bench --rounds $(ROUNDS)
 
+bench-daemons: $(STAMP) ## the daemons alone: requests/s, 500 jobs at once, 1 000 VMs, restarts, beside floors (build/bench/daemons.json)
+	@$(PYTHON) -m tests.bench.daemons
+
+INPUTS ?= 100000
+
+fuzz: $(STAMP) ## what strangers may send: frames, sessions, guest lines, journals: INPUTS=n
+	$(PYTHON) -m tests.fuzz --inputs $(INPUTS)
+
 mutants: $(STAMP) ## every rule R1 to R15 taken out, and who notices: the model or the simulator
 	$(PYTHON) -m tests.simulation.table
 
