@@ -7,7 +7,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from hostmaster.events import EventThread
-from tests.contract.hypervisor.worlds import FakeWorld, LibvirtWorld, RealWorld, SessionWorld, World
+from tests.contract.hypervisor.worlds import FakeWorld, LibvirtWorld, RealWorld, SessionWorld, UnprivilegedWorld, World
 from tests.real_image import image_to_boot
 
 
@@ -47,3 +47,8 @@ def world(request: pytest.FixtureRequest, events: None) -> Iterator[World]:
 @pytest.fixture
 def real(events: None) -> Iterator[World]:
     yield from opened(real_world())
+
+
+@pytest.fixture
+def unprivileged(events: None) -> Iterator[World]:
+    yield from opened(UnprivilegedWorld(image_to_boot()))

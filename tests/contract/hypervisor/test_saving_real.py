@@ -212,3 +212,27 @@ async def test_a_save_that_was_given_up_is_found_whole_or_not_at_all(real: RealW
     await settle(saved, 60)
     assert memory.read_bytes().startswith(b"LibvirtQemudSave")
     assert await real.hypervisor.domains() == ()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hostmaster_that_is_not_root_saves_freezes_thaws_and_restores(unprivileged: RealWorld) -> None:
+    world = unprivileged
+    assert os.geteuid() != 0
+    first = await world.spec()
+    await world.hypervisor.create(first)
+    memory = await world.images.golden_path("vm1-a")
+    await world.hypervisor.save(first.uuid, memory)
+    await world.images.freeze("vm1-a", "vm1-g1")
+    assert (await world.images.goldens())["vm1-a"] > 0
+    second = await another(world, first, await world.images.thaw("vm1-a", "vm1-g2"))
+    await world.hypervisor.restore(memory, second)
+    await world.hypervisor.relabel(second.uuid, replace(second.ours, owner=4711))
+    (domain,) = await world.hypervisor.domains()
+    assert domain.ours is not None
+    assert domain.ours.owner == 4711
+    assert sources(await live(world, second.uuid))["vdb"] == (second.overlay, False)
+    with pytest.raises(PermissionError):  # guests' memory is root's here, and 0600
+        Path(memory).read_bytes()
+    await world.hypervisor.destroy(second.uuid)
+    await world.images.remove_golden("vm1-a")
+    assert await world.images.goldens() == {}

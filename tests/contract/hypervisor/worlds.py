@@ -1,6 +1,8 @@
 """The three hypervisors that the contract holds for, behind one face, with what a test may do behind their back."""
 
+import grp
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -230,6 +232,44 @@ class SessionWorld(RealWorld):
         Path(made.console).touch()
         os.chown(made.console, *self.session.ids)
         return made
+
+
+class UnprivilegedWorld(RealWorld):
+    """The libvirtd of the system and a hostmaster that is not root: only a member of libvirt's and QEMU's groups.
+
+    The whole process is that user from `open` to `close`, as the kernel sees it.
+    """
+
+    USER = "nobody"
+
+    def __init__(self, image: Path) -> None:
+        self._groups = os.getgroups()
+        super().__init__(image)
+        # That user may not be able to reach the image where it is.
+        copy = shutil.copytree(image, self.daemon.root / "image")
+        source = Source(str(copy), manifest.load(copy).image_id)
+        self.images = LocalImages(reactor, str(self.daemon.root / "state"), {ENVIRONMENT: source}, self._qemu_user)
+
+    async def open(self) -> None:
+        user, qemu = pwd.getpwnam(self.USER), grp.getgrnam("libvirt-qemu")
+        state = self.daemon.root / "state"
+        state.mkdir()
+        for path in (state, self.daemon.root / "log"):
+            os.chown(path, user.pw_uid, user.pw_gid)
+        self.daemon.start()
+        os.setgroups([0, qemu.gr_gid])  # the socket of this libvirtd is group root's, which gives no other right here
+        os.setegid(user.pw_gid)
+        os.seteuid(user.pw_uid)
+        self.images.start()
+        await LibvirtWorld.open(self)
+
+    async def close(self) -> None:
+        await LibvirtWorld.close(self)
+        self.images.stop()
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(self._groups)
+        self.daemon.close()
 
 
 async def until(true: Callable[[], object], limit_s: float = 20) -> None:
