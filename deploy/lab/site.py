@@ -213,6 +213,7 @@ class Site:
             "network": {"hosts": {n.address: n.name for n in self.lab.layout.nodes}},
             "lrms": {"controller": f"{head.address}:6817", "munge_key": "/etc/wnod/munge.key"},
             "ready": self.ready,
+            "quarantine": {"at_most": 2, "keep_days": 1},
             "mounts": [
                 {"type": "nfs4", "source": f"{head.address}:/home", "target": "/home", "options": "vers=4.2,nolock"}
             ],
