@@ -226,6 +226,20 @@ ${given_mounts:-}
 EOT
 }
 
+# unmount_all: a connection to a file server does not outlive a restore. The server has gone on or forgotten it, answers
+# nothing, and the client waits for a minute before it makes another. So at standby mounts are tried and undone.
+unmount_all() {
+    undo=
+    while read -r fstype _ target _; do
+        [ -n "$fstype" ] && percent_decode "$target" && undo="$decoded $undo"
+    done <<EOT
+${given_mounts:-}
+EOT
+    for target in $undo; do
+        ! is_mounted "$target" || "${UMOUNT:-/bin/umount}" "$target" || fail mount "$target is not to be unmounted"
+    done
+}
+
 mount_one() {
     percent_decode "$3" && target=$decoded
     percent_decode "$2" && source=$decoded
@@ -253,6 +267,7 @@ EOT
 prepare_standby() {
     set_up_network
     mount_all
+    unmount_all
     find_lrms
     prepare_lrms
     "$KERNEL_CALLS" 2>/dev/null # into memory: it is the first program that is run after standby
