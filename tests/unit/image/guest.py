@@ -1,6 +1,5 @@
 """The guest's scripts, run by a chosen shell against a pseudo-terminal in place of the virtio-serial port."""
 
-import contextlib
 import os
 import pty
 import select
@@ -120,12 +119,6 @@ class Guest:
     def settle(self) -> None:
         """Return when the agent has dealt with everything that was sent before."""
         self.send("host 127.0.0.9 settled", "welcome 1 1", "go")
-        for _ in range(5):
-            # As the hostmaster does at each hello: a `ready` that was lost on the way is said again.
-            with contextlib.suppress(AssertionError):
-                self.line("ready", patience=PATIENCE / 5)
-                return
-            self.send("welcome 1 1")
         self.line("ready")
 
     def start(self, *words: str, extra: dict[str, str] | None = None) -> "subprocess.Popen[str]":
