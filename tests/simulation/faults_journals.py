@@ -13,12 +13,11 @@ LATEST_S = 60.0
 
 
 def _swap(nemesis: Nemesis, site: Site, who: str, change: Callable[[], None]) -> None:
-    """Kill the daemon, change its journal, start it; the administrator comes later, if he is needed."""
+    """Kill the daemon, change its journal, start it."""
     site.kill(who)
     change()
     nemesis.cluster.judge.trace("", f"! the journal of {site.host_name}'s {who} is not what it was")
     nemesis.later(0.3 + 3.0 * nemesis.rng.random(), lambda: site.start(who))
-    nemesis.later(5.0 + nemesis.length(), lambda: site.put_right(who))
 
 
 def _old(who: str, nemesis: Nemesis, site: Site) -> str:
@@ -92,7 +91,6 @@ def lost_writes(nemesis: Nemesis, site: Site) -> str:
             elif unnoticed:
                 site.disks[who].mark.write(mark)
                 site.audit.disk[who], site.epochs[who] = records, epoch
-            nemesis.later(130.0 + nemesis.length(), partial(site.put_right, who))
         if unnoticed:
             generations[site.host_name] = highest  # they come again: docs/recovery.md, "Where the promise ends"
         nemesis.cluster.judge.trace("", f"! {site.host_name} has lost its last writes")

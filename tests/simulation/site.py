@@ -37,6 +37,8 @@ DOWN_AFTER_S = 300.0
 """SlurmdTimeout: when the controller notices by itself that a node is dead."""
 AGAIN_S = 2.0
 """systemd's RestartSec."""
+ALARM_S = 60.0
+"""So long after an alarm somebody has done something about it."""
 USERS = {f"user{n}": 2000 + n for n in range(5)}
 
 CATALOGUE = Catalogue(
@@ -144,6 +146,7 @@ class Site:
             self.cluster.world.callLater(AGAIN_S, self.start, who)
         else:
             self.refused.add(who)
+            self.cluster.world.callLater(ALARM_S, self.put_right, who)
 
     def put_right(self, who: str) -> None:
         """The administrator does what the error's text tells him: he moves the journal away."""
