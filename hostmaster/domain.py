@@ -91,6 +91,8 @@ def domain_xml(spec: DomainSpec, owners: bool = True) -> str:
         return _text(domain)
     if owners:
         _keep_owners(domain)
+    # libvirt gives a restored domain another one: a kernel that knows the device then starts its generator anew.
+    SubElement(domain, "genid")
     cmdline = " ".join((_SERIAL, "panic=1", f"wnod.name={ours.slot}", *spec.extra_cmdline))
     _boot(domain, spec.kernel, spec.initrd, cmdline)
     # A reboot would be a second boot of the same generation: the VM ends instead, and is made anew.

@@ -106,6 +106,7 @@ async def test_a_live_domain_runs_on_its_own_overlay_and_nothing_it_writes_reach
     await standing.boot(first)
     memory = await real.images.golden_path("vm1-a")
     written = Path(first.overlay).stat().st_blocks
+    generation = generation_id(await live(real, first.uuid))
     assert sources(await live(real, first.uuid)) == {"vda": (first.root, True), "vdb": (first.overlay, False)}
     await real.hypervisor.save(first.uuid, memory)
     await real.images.freeze("vm1-a", "vm1-g1")
@@ -113,6 +114,7 @@ async def test_a_live_domain_runs_on_its_own_overlay_and_nothing_it_writes_reach
     await real.hypervisor.restore(memory, second)
     assert sources(await live(real, second.uuid)) == {"vda": (first.root, True), "vdb": (second.overlay, False)}
     assert open_for_writing(real, first.root) == []
+    assert generation_id(await live(real, second.uuid)) not in ("", generation)
     assert written > 0
     await real.hypervisor.destroy(second.uuid)
     assert hashes(first) == before
@@ -124,6 +126,10 @@ async def live(world: RealWorld, uuid: str) -> str:
         return str(connection.lookupByUUIDString(uuid).XMLDesc(0))
 
     return await world.behind(xml)
+
+
+def generation_id(xml: str) -> str:
+    return ET.fromstring(xml).findtext("genid", "")
 
 
 def hashes(spec: DomainSpec) -> list[str]:

@@ -131,6 +131,11 @@ def test_what_is_restored_differs_from_what_was_saved_in_overlay_console_channel
     )
 
 
+def test_every_vm_has_a_generation_id_that_libvirt_chooses_at_each_start() -> None:
+    assert parsed().findtext("genid") == ""
+    assert ET.fromstring(probe_xml(PROBE)).find("genid") is None
+
+
 def test_a_saved_domain_is_restored_as_itself_or_not_at_all() -> None:
     for other in (replace(SPEC, uuid="0" * 36), replace(SPEC, ours=replace(OURS, slot=VmName("vm2")))):
         with pytest.raises(ValueError, match="saved was vm1"):
