@@ -113,20 +113,29 @@ class Journal:
                     )
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
             self._id = meta.get("id") or secrets.token_hex(8)
+            if not (str(self._id).isascii() and str(self._id).isalnum()):
+                raise self._damaged("its id", self._id)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", (self._id,))
             if not begins:
                 self._compare(self._mark.read())
 
-    def _compare(self) -> None:
+    def _compare(self, last: Reached) -> None:
         """A journal that begins is a lost one, which is safe; one that goes back is not (R15)."""
         row = self._db.execute("SELECT value FROM numbers WHERE name = 'commits'").fetchone()
         self._commits = 0 if row is None else row[0]
+        if not isinstance(self._commits, int):
+            raise self._damaged("its number of commits", self._commits)
         if last.journal and (last.journal != self._id or self._commits < last.commits):
             raise JournalOld(
                 f"{self.path}: an older copy: journal {self._id} with {self._commits} commits, and the last here was "
                 f"{last.journal} with {last.commits}. What it says is no longer so. Move it away: without a journal "
                 "the daemon takes up what libvirt and the batch system show"
             )
+
+    def _damaged(self, what: str, is_now: object) -> JournalBroken:
+        return JournalBroken(
+            f"{self.path}: damaged: {what} is {is_now!r:.60}. See docs/troubleshoot.md, 'The journal is damaged'"
+        )
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -188,7 +197,7 @@ class Journal:
     def _decode(self, decoder: "msgspec.json.Decoder[T]", kind: str, key: str, body: bytes) -> T:
         try:
             return decoder.decode(body)
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError, TypeError) as error:  # msgspec's errors are ValueErrors, as a bad UTF-8's
             raise JournalBroken(
                 f"{self.path}: record {kind}/{key} does not decode: {error}. Was it written by another version of wnod?"
             ) from error
@@ -212,15 +221,14 @@ class Journal:
     def history(self, kind: str, key: str, text: str, at: float) -> None:
         """Append one line to the key's audit history. Text is cut at 1024 characters; the oldest lines go first."""
         clean = text.encode("utf-8", "replace").decode("utf-8")[:MAX_TEXT]
-        with self.transaction(), _worded(self.path):
-            row = (_word(kind), _word(key), at, clean)
-            number = self._db.execute("INSERT INTO history (kind, key, at, text) VALUES (?, ?, ?, ?)", row).lastrowid
-            self._db.execute("DELETE FROM history WHERE number <= ?", ((number or 0) - HISTORY_IN_ALL,))
-            self._db.execute(
-                "DELETE FROM history WHERE key = ?1 AND number <= "
-                "(SELECT number FROM history WHERE key = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
-                (key, HISTORY_PER_KEY),
-            )
+        if self._depth == 0:
+            with self.transaction():
+                self.history(kind, key, text, at)
+            return
+        number = self._write(_TELL, _word(kind), _word(key), at, clean) or 0
+        if number > HISTORY_IN_ALL:
+            self._write("DELETE FROM history WHERE number <= ?", number - HISTORY_IN_ALL)
+        self._write(_PRUNE, key, HISTORY_PER_KEY)
 
     def read_history(self, key: str) -> tuple[Entry, ...]:
         """The key's history, oldest first."""
@@ -236,9 +244,16 @@ class Journal:
             os.close(self._lock)
             self._lock = -1
 
-    def _write(self, statement: str, *values: str | bytes) -> None:
-        with self.transaction(), _worded(self.path):
-            self._db.execute(statement, values)
+    def _write(self, statement: str, *values: str | bytes | float) -> int | None:
+        """The number of the row that was inserted, if one was."""
+        if self._depth == 0:
+            with self.transaction():
+                return self._write(statement, *values)
+        try:
+            return self._db.execute(statement, values).lastrowid
+        except sqlite3.Error as error:
+            self._doomed = True  # whoever catches this inside a transaction has lost it all the same
+            raise _ours(self.path, error) from error
 
 
 def _word(text: str) -> str:
@@ -253,12 +268,12 @@ def _worded(path: str) -> Iterator[None]:
     """SQLite's errors as ours."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: SQLite's text quotes what is damaged
         raise _ours(path, error) from error
 
 
-def _ours(path: str, error: sqlite3.Error) -> JournalError:
-    name = getattr(error, "sqlite_errorname", "")
+def _ours(path: str, error: Exception) -> JournalError:
+    name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT" if isinstance(error, UnicodeDecodeError) else "")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return JournalBroken(f"{path}: damaged: {error}. See docs/troubleshoot.md, 'The journal is damaged'")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
