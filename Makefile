@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 STAMP := build/setup.done
 
-.PHONY: help setup demo test check unit contract e2e simulate torture model mutants bench clean lab-up lab-shell lab-status lab-down images
+.PHONY: help setup demo test check unit contract e2e simulate torture growth model mutants bench clean lab-up lab-shell lab-status lab-down images
 
 help:           ## this list
 	@grep -hE '^[a-z0-9-]+: .*## ' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ SEED ?= 1
 
 torture: $(STAMP) ## real jobs in the lab, real faults at random for MINUTES=m from SEED=s; the judge is the jobs' own ledger
 	@$(PYTHON) -m tests.torture --minutes $(MINUTES) --seed $(SEED)
+
+growth: $(STAMP) ## what a simulated job costs on 500 hosts, beside 50
+	$(PYTHON) -m tests.simulation --growth
 
 model: $(STAMP) ## the hand-off explored exhaustively, with a mutant for each rule
 	$(PYTHON) -m tests.model

@@ -14,6 +14,11 @@ from tests.simulation.faults import FAULTS
 from tests.simulation.play import Result, play, play_one
 
 SUMMARY = Path("build/simulate/summary.json")
+GROWTH = Path("build/simulate/growth.json")
+SMALL, LARGE = (50, 2000), (500, 20_000)
+"""Hosts and jobs of two sites whose cost for each job is compared."""
+MOST_GROWTH = 1.3
+TOLD_EVERY = 100
 SHOWN = 3
 """So many failing seeds are told in full."""
 
@@ -28,6 +33,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--faults", default="all", metavar="KINDS", help=f"all, none, or some of: {', '.join(FAULTS)}")
     parser.add_argument("--replay", type=int, metavar="SEED", help="play this one seed and tell its story")
     parser.add_argument("--job", default="", help="with --replay: the story of this job")
+    parser.add_argument("--growth", action="store_true", help="what a job costs on 50 hosts and on 500, without faults")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     return parser.parse_args(argv)
 
@@ -38,10 +44,15 @@ def main(argv: list[str]) -> int:
     kinds = () if wanted.faults == "none" else tuple(wanted.faults.split(","))
     if wanted.replay is not None:
         return replay(wanted, kinds)
+    if wanted.growth:
+        return growth()
     began = time.monotonic()
     results = []
     for result in played(wanted, kinds):
         results.append(result)
+        if len(results) % TOLD_EVERY == 0:
+            bad = sum(r.bad for r in results)
+            print(f"{len(results)} seeds, {bad} bad, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         if result.bad and sum(r.bad for r in results) <= SHOWN:
             print(story(result, wanted), flush=True)
     summary = summed_up(results, wanted, time.monotonic() - began)
@@ -71,6 +82,25 @@ def replay(wanted: argparse.Namespace, kinds: tuple[str, ...]) -> int:
     return 1 if result.bad else 0
 
 
+def growth() -> int:
+    """A large site against a small one: CPU seconds for each job, and their ratio. 0: it grows with the jobs alone."""
+    costs = []
+    for hosts, jobs in (SMALL, LARGE):
+        with multiprocessing.get_context("spawn").Pool(1) as fresh:  # neither finds the other's memory
+            result = fresh.apply(play, (1, hosts, jobs))
+        costs.append(result.seconds / jobs)
+        text = f"{hosts} hosts, {jobs} jobs: {result.seconds:.1f} s of CPU, {1000 * costs[-1]:.2f} ms a job"
+        print(f"{text}, {result.starts} starts, {'; '.join(result.breaches) or 'all done'}", flush=True)
+        if result.bad:
+            return 1
+    ratio = costs[1] / costs[0]
+    GROWTH.parent.mkdir(parents=True, exist_ok=True)
+    report = {"small": SMALL, "large": LARGE, "cpu_ms_per_job": [1000 * cost for cost in costs], "ratio": ratio}
+    GROWTH.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"ratio {ratio:.2f}, at most {MOST_GROWTH}")
+    return 0 if ratio <= MOST_GROWTH else 1
+
+
 def story(result: Result, wanted: argparse.Namespace) -> str:
     """What went wrong with a seed, and how to see it again."""
     head = f"seed {result.seed}: " + ("; ".join(result.breaches[:4]) or "nothing wrong")
@@ -95,8 +125,10 @@ def summed_up(results: list[Result], wanted: argparse.Namespace, seconds: float)
         "jobs_lost": sum(result.jobs_lost for result in results),
         "double_runs": sum(result.double_runs for result in results),
         "not_converged": sum(result.not_converged for result in results),
+        "checks": sum(result.checks for result in results),
         "starts": sum(result.starts for result in results),
         "virtual_hours": round(sum(result.virtual_s for result in results) / 3600, 1),
+        "cpu_seconds_per_seed": round(sum(result.seconds for result in results) / len(results), 3),
         "seconds": round(seconds, 1),
         "seeds_per_second": round(len(results) / seconds, 2),
     }

@@ -42,6 +42,7 @@ FAULTS: dict[str, Callable[[Nemesis, Site], str]] = {
     "late-vm": faults_outside.late_vm,
     "vm-cut-off": faults_outside.vm_cut_off,
     "host-cut-off": faults_outside.host_cut_off,
+    "admin-pauses": faults_outside.admin_pauses,
     "user-cancels": faults_outside.user_cancels,
     "user-holds": faults_outside.user_holds,
     "user-releases": faults_outside.user_releases,

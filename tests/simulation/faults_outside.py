@@ -227,3 +227,19 @@ def user_updates(nemesis: Nemesis, site: Site) -> str:
         job.required_nodes = ()
     nemesis.changed.add(job.id)
     return f"{job.run}: {what}"
+
+
+def admin_pauses(nemesis: Nemesis, site: Site) -> str:
+    """An administrator pauses a running job's VM, and perhaps lets it go on before its time."""
+    started = [] if site.host is None else [v for v in site.host.keeper.vms.values() if v.phase is VmPhase.STARTED]
+    if not started:
+        return ""
+    vm, seconds = nemesis.rng.choice(started), nemesis.rng.choice((5, 30, 90))
+
+    def ask(act: str, **arguments: str) -> int:
+        return 0 if site.host is None else Administration(site.host.keeper, 90.0).acts()[act](arguments, "root")[0]
+
+    status = ask("pause", vm=vm.vm, **{"for": str(seconds)})
+    if nemesis.rng.random() < 0.5:
+        nemesis.later(seconds * nemesis.rng.random(), lambda: ask("resume", vm=vm.vm))
+    return f"{vm.key} for {seconds} s: {status}"

@@ -43,6 +43,7 @@ class Result:
     history: str = ""
     jobs_lost: int = 0
     double_runs: int = 0
+    checks: int = 0
     not_converged: bool = False
 
     @property
@@ -170,6 +171,7 @@ def _result(cluster: Cluster, faults: Counter[str], jobs: int) -> Result:
         history=judge.history(first) if judge.breaches else "",
         jobs_lost=len(lost),
         double_runs=judge.double_runs,
+        checks=judge.checks,
         not_converged=any(breach.rule == "I12" for breach in judge.breaches),
     )
 
