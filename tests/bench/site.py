@@ -89,8 +89,9 @@ class BenchSite(Site):
 
 
 def logs(lab: Lab, target: Path) -> None:
-    """Copy every daemon's log of a lab, for a look after a failure."""
+    """Copy every daemon's log of a lab and its VMs' consoles, for a look after a failure."""
     for node in lab.layout.nodes:
-        for log in lab.layout.private(node.name, "log").glob("*.log"):
+        consoles = lab.layout.private(node.name, "lib") / "wnod" / "hostmaster" / "console"
+        for log in (*lab.layout.private(node.name, "log").glob("*.log"), *consoles.glob("*.log*")):
             target.mkdir(parents=True, exist_ok=True)
             (target / f"{node.name}-{log.name}").write_bytes(log.read_bytes())
