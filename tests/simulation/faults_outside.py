@@ -4,7 +4,9 @@ import random
 from typing import Any
 
 from bait.lrms.base import JobState
+from hostmaster.administer import Administration
 from hostmaster.world import DomainState
+from protocol.messages import VmPhase
 from tests.fakes.lrms import FakeJob
 from tests.simulation.cluster import Cluster
 from tests.simulation.lrms import MEMORY_S
