@@ -258,7 +258,8 @@ nfs_options() {
     done <<EOT
 ${given_hosts:-}
 EOT
-    options="$options,addr=$server,clientaddr=${given_address%%/*}"
+    options="$options,addr=$server"
+    [ -z "${given_address:-}" ] || options="$options,clientaddr=${given_address%%/*}"
 }
 
 # --- go -----------------------------------------------------------------------------------

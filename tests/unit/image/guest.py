@@ -35,6 +35,11 @@ class Guest:
         self.random.touch()
         (self.etc / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nmunge:x:100:101::/:/bin/false\n")
         (self.etc / "group").write_text("root:x:0:\nmunge:x:101:\n")
+        self.mounts = directory / "mounts"
+        """In the place of /proc/mounts."""
+        self.mounts.touch()
+        self.mounting = directory / "mounting"
+        """Every mount and umount, with its words."""
         (directory / "cmdline").write_text(f"console=ttyS0 wnod.name={NAME} quiet\n")
         self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._scripts = directory / "lib"
@@ -53,6 +58,8 @@ class Guest:
             "WNOD_MUNGE_USER": str(os.getuid()),
             "WNOD_RANDOM": str(self.random),
             "WNOD_DATE": "true",
+            "WNOD_MOUNTS": str(self.mounts),
+            **{name.upper(): str(self._stand_in(directory, name)) for name in ("mount", "umount")},
             "WNOD_TEST": "1",
         }
         self.console = (directory / "console").open("w+")
@@ -65,6 +72,17 @@ class Guest:
             stderr=self.console,
             start_new_session=True,
         )
+
+    def _stand_in(self, directory: Path, name: str) -> Path:
+        """A mount or umount that mounts nothing and writes down what it was told."""
+        program = directory / name
+        program.write_text(f"""#!/bin/sh
+echo {name} "$@" >>{self.mounting}
+for target; do :; done
+if [ {name} = mount ]; then echo "x $target nfs4" >>{self.mounts}; else : >{self.mounts}; fi
+""")
+        program.chmod(0o755)
+        return program
 
     def _copy_scripts(self) -> None:
         """Starter and epilog have the gate's place fixed in them, for good reason: the copies get another."""

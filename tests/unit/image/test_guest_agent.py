@@ -188,6 +188,21 @@ def test_hosts_that_are_given_at_standby_are_written_when_it_goes(guest: Guest) 
     assert (guest.etc / "hosts").read_text().splitlines()[2:] == ["10.0.0.1 ctl", "10.0.0.2 nfs"]
 
 
+def test_mounts_are_tried_and_undone_at_standby_and_made_when_it_goes(guest: Guest) -> None:
+    target = f"/tmp/wnod-test-{os.getpid()}"  # the guest takes plain words only: no underscore, as tmp_path has
+    guest.send("set lrms none", f"mount nfs4 10.0.0.1%3A%2Fhome {quote(target, safe='')} vers%3D4.2", "standby")
+    guest.line("standby")
+    made = ["mount", "umount"]
+    assert [line.split(" ")[0] for line in guest.mounting.read_text().splitlines()] == made
+    guest.send(guest.time(), SEED, "go")
+    guest.line("ready")
+    Path(target).rmdir()
+    lines = guest.mounting.read_text().splitlines()
+    assert [line.split(" ")[0] for line in lines] == [*made, "mount"]
+    assert lines[0] == lines[2]
+    assert lines[0].endswith(f"-t nfs4 -o nosuid,nodev,vers=4.2,addr=10.0.0.1 10.0.0.1:/home {target}")
+
+
 def test_a_clock_that_does_not_follow_what_was_given_is_a_failure_with_its_stage(guest: Guest) -> None:
     guest.send("set lrms none", "time 1700000000.000", "go")  # the test's `date` sets no clock
     words = guest.line("failed").split(" ")
