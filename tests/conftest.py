@@ -2,12 +2,36 @@
 
 import gc
 from collections.abc import Iterator
+from typing import ClassVar
 from unittest import TestCase
+from weakref import WeakSet
 
 import pytest
+from twisted.internet import defer
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+
+class Debt(defer.DebugInfo):
+    """What every failed Deferred gets: it complains when it is collected with its failure. This one is also known."""
+
+    known: ClassVar["WeakSet[Debt]"] = WeakSet()
+
+    def __init__(self) -> None:
+        self.known.add(self)
+
+
+defer.DebugInfo = Debt  # type: ignore[misc]
+
+
+def collect() -> None:
+    """Have every Deferred complain that has a failure and lives only in a cycle.
+
+    A collection looks at all that is in memory, and takes longer than most tests: only if there is such a failure.
+    """
+    if any(debt.failResult is not None for debt in Debt.known):
+        gc.collect()
 
 
 class LoggedFailures:
@@ -18,7 +42,7 @@ class LoggedFailures:
 
     def flush(self, *kinds: type[BaseException]) -> list[Failure]:
         """Take the failures of these kinds (all, if none is named): they were meant."""
-        gc.collect()  # a Deferred complains when it is collected
+        collect()
         meant = [event for event in self.events if not kinds or event["log_failure"].check(*kinds)]
         self.events = [event for event in self.events if event not in meant]
         return [event["log_failure"] for event in meant]
@@ -40,7 +64,7 @@ def logged_failures(request: pytest.FixtureRequest) -> Iterator[LoggedFailures]:
     globalLogPublisher.addObserver(watch)
     try:
         yield logged
-        gc.collect()
+        collect()
     finally:
         globalLogPublisher.removeObserver(watch)
     assert not logged.events, [event["log_failure"].getTraceback() for event in logged.events]
