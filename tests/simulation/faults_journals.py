@@ -26,7 +26,7 @@ def _old(who: str, nemesis: Nemesis, site: Site) -> str:
     copy = disk.copy()
 
     def put_back() -> None:
-        if not nemesis.over and who not in site.refused:
+        if not nemesis.over and who not in site.refused and disk.copy():  # one that is gone has lost nothing since
             _swap(nemesis, site, who, lambda: disk.restore(copy) if copy else site.lose_journal(who))
 
     nemesis.cluster.world.callLater(seconds, put_back)
