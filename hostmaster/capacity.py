@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from hostmaster.golden import Golden, Kind
 from hostmaster.spare import Spare, SparePhase
-from hostmaster.vm import Vm
+from hostmaster.vm import Vm, Way
 from protocol.ids import EnvironmentName, Generation, Room, Shape, VmName
 from protocol.messages import Code, Offer, RequestVm, VmPhase
 
@@ -119,12 +119,15 @@ def fastest(
 ) -> Grant:
     """The fastest way to a VM of this kind, for which there is a slot and room beside the VMs.
 
-    A spare that needs only to run, else one slot's golden state, else a boot; a slot that can be used at once before
-    one that a spare has to leave, and that before one that nobody can hurry.
+    A spare that needs only to run, or is being restored; else one slot's golden state; else a spare that boots, else
+    a boot. A slot that can be used at once before one that a spare has to leave, and that before one that nobody can
+    hurry.
     """
-    fit = [s for s in spares if s.phase in ADVANCED and _serves(s, kind, host)]
+    usable = free_slots(host, vms)
+    goldens = {slot: golden for slot, golden in goldens.items() if slot in usable}
+    fit = [s for s in spares if s.phase in ADVANCED and _serves(s, kind, host) and (_is_fast(s) or not goldens)]
     if fit:
-        best = min(fit, key=lambda s: (ADVANCED.index(s.phase), s.generation))
+        best = min(fit, key=lambda s: (not _is_fast(s), ADVANCED.index(s.phase), s.generation))
         return Grant(best.vm, spare=best.generation)
     inside = {spare.vm: spare for spare in spares}
 
@@ -133,8 +136,12 @@ def fastest(
         nearly = spare is not None and spare.going
         return (nearly, slot not in goldens, spare is not None, host.slots.index(slot))
 
-    slot = min(free_slots(host, vms), key=cost)
+    slot = min(usable, key=cost)
     return Grant(slot, None, goldens.get(slot), _to_evict(slot, host, vms, spares, kind.shape))
+
+
+def _is_fast(spare: Spare) -> bool:
+    return spare.phase in (SparePhase.PAUSED, SparePhase.STANDBY) or spare.way is Way.RESTORE
 
 
 def _serves(spare: Spare, kind: Kind, host: Host) -> bool:

@@ -3,10 +3,13 @@
 from bait.lease import Deed as BaitDeed
 from bait.lease import Phase
 from hostmaster.lifecycle import Deed as HostDeed
+from hostmaster.spare import Deed as SpareDeed
+from hostmaster.spare import SparePhase
 from protocol.messages import VmPhase
 
 SAID = ("host.say.granted", "host.say.bound", "host.say.released", "host.say.allow")
-OTHER = ("bait.forget", "bait.rescue", "host.forget", *SAID)
+AHEAD = ("host.commit.taken", "host.commit.golden", "host.forget-spare", "host.forget-golden", "host.sweep")
+OTHER = ("bait.forget", "bait.rescue", "host.forget", *SAID, *AHEAD)
 UNUSED = {
     f"host.commit.{phase}": "no decision leads to this phase yet"
     for phase in (VmPhase.DRAINING, VmPhase.PAUSED, VmPhase.QUARANTINED, VmPhase.UNKNOWN)
@@ -21,6 +24,8 @@ def places() -> tuple[str, ...]:
     names += [f"bait.deed.{deed.value}" for deed in BaitDeed]
     names += [f"host.commit.{phase}" for phase in VmPhase]
     names += [f"host.deed.{deed.value}" for deed in HostDeed]
+    names += [f"host.commit.spare-{phase}" for phase in SparePhase]
+    names += [f"host.deed.spare-{deed.value}" for deed in SpareDeed]
     return tuple(name for name in (*names, *OTHER) if name not in UNUSED)
 
 

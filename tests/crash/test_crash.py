@@ -12,16 +12,18 @@ import pytest
 from tests.conftest import LoggedFailures
 from tests.crash.days import DAYS, Day
 from tests.crash.points import points
+from tests.crash.ready_days import READY_DAYS, ReadyDay
 from tests.fakes.site import Site
 from tests.fakes.wire import Crash
 from wnod.crashpoint import watched
+from wnod.journal import JournalFull
 
-NAMES = {day.name: day for day in DAYS}
+ALL_DAYS: tuple[Day | ReadyDay, ...] = (*DAYS, *READY_DAYS)
 
 
 @contextmanager
-def alive(directory: Path) -> Iterator[Site]:
-    site = Site(directory)
+def alive(directory: Path, day: Day | ReadyDay) -> Iterator[Site]:
+    site = Site(directory, ready=day.ready if isinstance(day, ReadyDay) else None)
     site.run(12)
     yield site
     for daemon in (site.host, site.bait):
@@ -30,10 +32,10 @@ def alive(directory: Path) -> Iterator[Site]:
 
 
 @cache
-def passed(day: Day) -> Counter[str]:
+def passed(day: Day | ReadyDay) -> Counter[str]:
     """How often that day leads past each point when nothing crashes."""
     seen: Counter[str] = Counter()
-    with TemporaryDirectory() as directory, alive(Path(directory)) as site, watched(lambda name: seen.update([name])):
+    with TemporaryDirectory() as place, alive(Path(place), day) as site, watched(lambda name: seen.update([name])):
         day.live(site)
     return seen
 
@@ -55,9 +57,9 @@ class Death:
             raise Crash(f"{self.who} dies at {name}")
 
 
-def day_of(point: str) -> Day | None:
+def day_of(point: str) -> Day | ReadyDay | None:
     """The first day that leads past the point."""
-    return next((day for day in DAYS if passed(day)[point]), None)
+    return next((day for day in ALL_DAYS if passed(day)[point]), None)
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
@@ -68,17 +70,17 @@ def test_a_daemon_that_dies_there_leaves_nothing_undone(
     """`twice`: it dies again at the first place that its next life comes to, if there is work left for that."""
     day = day_of(point)
     assert day is not None, f"no day in tests/crash/days.py leads to {point}"
-    with alive(tmp_path) as site:
+    with alive(tmp_path, day) as site:
         death = Death(site, point, again)
         with watched(death.reached):
             day.live(site)
     assert death.happened
-    logged_failures.flush(Crash)
+    logged_failures.flush(Crash, JournalFull)  # who looked in the same moment finds the journal closed
 
 
 def test_every_place_that_is_reached_is_on_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     """The other way round: a new place in the code must be enumerated, or this fails."""
-    seen = {point for day in DAYS for point in passed(day)}
+    seen = {point for day in ALL_DAYS for point in passed(day)}
     assert seen - set(points()) == set()
     reached = len(seen & set(points()))
     with capsys.disabled():

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from bait.hookserver import HookServer
-from protocol.guest import FromGuest, GuestFinished, GuestHello, GuestReady, MayStart
+from protocol.guest import FromGuest, GuestFinished, GuestHello, GuestReady, GuestStandby, MayStart
 from tests.fakes.lrms import HAND_BACK, PARK, FakeJob
 
 BOOT_S = 2.0
@@ -85,7 +85,10 @@ class Program:
 
 @dataclass
 class Guest:
-    """One VM from inside. `say` is False while nobody listens; `registers` makes it a node of the LRMS."""
+    """One VM from inside. `say` is False while nobody listens; `registers` makes it a node of the LRMS.
+
+    One that is at standby hears and says nothing while `runs` is false; of others the tests take care themselves.
+    """
 
     clock: Clock
     key: str
@@ -95,7 +98,10 @@ class Guest:
     registers: Callable[["Guest"], None]
     starts: Callable[["Guest", Program], None]
     exits: Callable[["Guest", Program, int], None]
+    runs: Callable[[], bool] = lambda: True
     alive: bool = True
+    standby: bool = False
+    seeded: bool = False
     go: bool = False
     ready: bool = False
     programs: dict[int, Program] = field(default_factory=dict)
@@ -103,21 +109,36 @@ class Guest:
     _number: int = 0
 
     def boot(self) -> None:
-        """The kernel begins; the agent speaks later."""
-        self.clock.callLater(BOOT_S, self._hello)
+        """The kernel begins, or goes on where it was saved; the agent speaks later."""
+        self.clock.callLater(0.05 if self.standby else BOOT_S, self._hello)
+
+    @property
+    def _stands_still(self) -> bool:
+        return self.standby and not self.runs()
 
     def _hello(self) -> None:
-        if self.alive:
+        if self._stands_still:
+            self.clock.callLater(0.1, self._hello)
+        elif self.alive:
             self.say(self.key, GuestHello(self.boot_id, self.name))  # type: ignore[arg-type]
             self.clock.callLater(10.0 if self.go else 1.0, self._hello)
 
     def hears(self, line: str) -> None:
         """One line from the host."""
         verb, *words = line.split(" ")
-        if verb == "welcome" and self.ready:
+        if self._stands_still:
+            self.clock.callLater(0.1, self.hears, line)
+        elif verb == "welcome" and self.ready:
             self._ready()
+        elif verb == "welcome" and self.standby:
+            self.say(self.key, GuestStandby(self.boot_id))  # type: ignore[arg-type]
+        elif verb == "standby" and not (self.standby or self.go):
+            self.clock.callLater(REGISTER_S, self._stood)
+        elif verb == "seed":
+            self.seeded = True
         elif verb == "go" and not self.go:
-            self.go = True
+            assert self.seeded or not self.standby, f"{self.key} is told to go with the randomness of its copies"
+            self.go, self.standby = True, False
             self.clock.callLater(REGISTER_S, self._register)
         elif verb in ("allow", "deny") and int(words[0]) in self.programs:
             self._judged(self.programs[int(words[0])], verb == "allow")
@@ -127,6 +148,11 @@ class Guest:
             self.registers(self)
             self.ready = True
             self._ready()
+
+    def _stood(self) -> None:
+        if self.alive and not self.go:
+            self.standby, self.seeded = True, False
+            self.say(self.key, GuestStandby(self.boot_id))  # type: ignore[arg-type]
 
     def _ready(self) -> None:
         self.say(self.key, GuestReady(self.boot_id))  # type: ignore[arg-type]

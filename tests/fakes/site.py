@@ -6,12 +6,17 @@ what is left over. A daemon dies by `crash_bait` / `crash_host`, or by itself af
 
 import pwd
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from bait.lrms.base import JobState
 from hostmaster import capacity
 from hostmaster.lifecycle import Vm
+from hostmaster.spare import SparePhase
+from hostmaster.world import DomainState, Ours
 from protocol.guest import FromGuest
 from protocol.ids import BaitName, EnvironmentName, HostName, Room, Shape, VmName
 from protocol.messages import FromBait, FromHost, VmPhase
@@ -23,6 +28,7 @@ from tests.fakes.processes import Guest, Program, Starter
 from tests.fakes.wire import Crash, StepClock, Wire
 from wnod.config import Catalogue, Environment, Gate, HostmasterConfig, Rule, Slot
 from wnod.config.hostmaster import HypervisorConfig, Lrms
+from wnod.config.ready import Ready
 from wnod.config.words import TlsFiles
 
 OWNER = next(user for user in pwd.getpwall() if user.pw_uid > 0)
@@ -49,10 +55,17 @@ CONFIG = HostmasterConfig(
 )
 
 
+def key_of(ours: Ours) -> str:
+    """The name of the overlay and the channel of the VM of which these are the facts."""
+    return f"{ours.slot}-g{ours.generation}"
+
+
 class Site:
     """Everything there is, and what must hold between any two things that happen."""
 
-    def __init__(self, directory: Path, *, rules: tuple[Rule, ...] = (), started: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *, rules: tuple[Rule, ...] = (), started: bool = True, ready: Ready | None = None
+    ) -> None:
         self.directory = directory
         self.clock = StepClock()
         self.clock.rightNow = 1_000_000.0
@@ -60,7 +73,10 @@ class Site:
         self.lrms.started = self._job_started
         self.lrms.add_node(BAIT, cpus=16, features=(DEBIAN,))
         self.hypervisor = FakeHypervisor(self.clock)
-        self.images = FakeImages({DEBIAN: artifacts()})
+        self.images = FakeImages({DEBIAN: artifacts()}, saved=self.hypervisor.saved)
+        self.config = CONFIG if ready is None else replace(CONFIG, ready=ready)
+        self.boots: dict[str, str] = {}
+        """Boot ids of guests that were saved, by the path to their memory."""
         self.controller = True
         """The controller's machine answers the host."""
         self.wire = Wire(self.clock, self._to_host, self._to_bait)
@@ -108,7 +124,7 @@ class Site:
 
     def start_host(self) -> None:
         self.host = HostDaemon(
-            self.clock, self.directory / "host.sqlite", CONFIG, CATALOGUE, self.hypervisor, self.images, self.wire,
+            self.clock, self.directory / "host.sqlite", self.config, CATALOGUE, self.hypervisor, self.images, self.wire,
             self._uuid, self._committed("host"), self.records, self._controller_answers,
         )  # fmt: skip
         self.host.start()
@@ -199,7 +215,7 @@ class Site:
             self.starters[job.id] = Starter(self.clock, server, job, lambda code: self._starter_exits(job, code))
             return
         guest = next((guest for guest in self.guests.values() if guest.name == job.node and guest.alive), None)
-        if guest is not None:
+        if guest is not None and not guest.standby:
             guest.gate(job)
 
     def _starter_exits(self, job: FakeJob, code: int) -> None:
@@ -240,6 +256,10 @@ class Site:
 
     def _sync_guests(self) -> None:
         """Machines follow domains."""
+        for uuid, guest in tuple(self.guests.items()):
+            kept = self.hypervisor.kept.get(uuid)
+            if kept is None or (kept.spec is not None and key_of(kept.spec.ours) != guest.key):
+                self._guest_is_gone(uuid, self.guests.pop(uuid))
         for uuid in self.hypervisor.kept.keys() - self.guests.keys():
             spec = self.hypervisor.kept[uuid].spec
             if spec is None:
@@ -247,24 +267,32 @@ class Site:
             ours = spec.ours
             known = self.generations.setdefault(ours.generation, uuid)
             assert known == uuid, f"generation {ours.generation} is used twice"
-            key = f"{ours.slot}-g{ours.generation}"
-            boot_id = f"{ours.generation:08x}-0000-0000-0000-000000000000"
+            key = key_of(ours)
+            restored = self.hypervisor.kept[uuid].restored
+            boot_id = self.boots.get(restored, f"{ours.generation:08x}-0000-0000-0000-000000000000")
             guest = Guest(self.clock, key, ours.slot, boot_id, self._guest_says, self._registers, self._program_starts,
-                          self._program_exits)  # fmt: skip
+                          self._program_exits, partial(self._runs, uuid), standby=bool(restored))  # fmt: skip
             self.guests[uuid] = guest
             guest.boot()
-        for uuid in self.guests.keys() - self.hypervisor.kept.keys():
-            self._guest_is_gone(uuid, self.guests.pop(uuid))
+
+    def _runs(self, uuid: str) -> bool:
+        kept = self.hypervisor.kept.get(uuid)
+        return kept is not None and kept.state is DomainState.RUNNING
 
     def _guest_is_gone(self, uuid: str, guest: Guest) -> None:
         for program in guest.programs.values():
             running = program.job.state is JobState.RUNNING and program.job.run.restart == program.restart
             assert uuid in self.killed or not running, f"{program.job.run} was destroyed with its VM"
+        for path, saved in self.hypervisor.saved.items():
+            golden = path.startswith("/golden/")  # others are in quarantine
+            if golden and saved.spec is not None and key_of(saved.spec.ours) == guest.key:
+                assert guest.standby, f"{guest.key} was saved, and was not at standby"
+                self.boots[path] = guest.boot_id
         guest.die()
         self.clock.callLater(DOWN_AFTER_S, self._notice, guest.name)
 
     def _notice(self, name: str) -> None:
-        alive = any(guest.name == name for guest in self.guests.values())
+        alive = any(guest.name == name and not guest.standby for guest in self.guests.values())
         if name in self.lrms.all_nodes and not alive:
             self.lrms.node_fails(name)
 
@@ -337,7 +365,12 @@ class Site:
         if self.host is None:
             return
         vms = self.host.keeper.vms.values()
+        spares = self.host.core.stock.spares.values()
         charged = [vm.shape for vm in vms if vm.phase is not VmPhase.GONE]
+        assert not {vm.generation for vm in vms} & {spare.generation for spare in spares}, "a spare is a VM too"
+        for ours in kept:
+            spare = self.host.core.stock.spares.get(ours.generation)
+            assert spare is None or ours.is_spare, f"{key_of(ours)} is a spare and carries a lease"
         assert sum(shape.memory_mib for shape in charged) <= CONFIG.capacity.memory_mib
         assert len({vm.lease for vm in vms}) == len(vms), "a lease has two VMs"
         assert len({vm.vm for vm in vms}) == len(vms), "a slot has two VMs"
@@ -353,17 +386,26 @@ class Site:
         """Nothing is left to be done for now."""
         self.until(self.idle)
         self.run(3.0)
+        self.until(self.settled)
+
+    def settled(self) -> bool:
+        """Nothing more is made in advance."""
+        assert self.host is not None
+        stock = self.host.core.stock
+        return not stock.litter and all(spare.phase is SparePhase.PAUSED for spare in stock.spares.values())
 
     def rest(self) -> None:
         """Everything is clean: fails with what is left over."""
         self.rest_of_daemons()
         assert self.host is not None
         assert self.bait is not None
-        assert self.hypervisor.kept == {}
-        assert self.images.made == {}
+        spares = self.host.core.stock.spares.values()
+        assert set(self.hypervisor.kept) == {spare.uuid for spare in spares}
+        assert set(self.images.made) == {spare.key for spare in spares}
+        assert set(self.images.golden) == set(self.host.core.stock.goldens)
         assert set(self.lrms.all_nodes) == {BAIT}
         assert self.bait.follower.hooks == {}
-        assert self.host.guests.channels == {}
+        assert set(self.host.guests.channels) == {spare.key for spare in spares}
         assert self.bait.journal.load("lease", Any) == {}  # type: ignore[type-var]
         host = self.host.environments.host()
         assert capacity.free(host, self.host.keeper.vms.values()) == CONFIG.capacity

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from hostmaster.capacity import Grant, admit, in_the_way
 from hostmaster.golden import Golden
 from hostmaster.spare import Spare, SparePhase
+from hostmaster.vm import Way
 from protocol.ids import EnvironmentName, Generation, Run, Shape, VmName
 from protocol.messages import VmPhase
 from tests.unit.hostmaster.records import ROOM, SHAPE, a_golden, a_host, a_request, a_spare, a_vm
@@ -33,6 +34,12 @@ def test_the_most_advanced_spare_is_taken() -> None:
     spares = (a_spare(phase=P.BOOTING), a_spare(phase=P.PAUSED, vm=VM2, generation=Generation(9)))
     assert granted(spares).spare == 9
     assert granted(spares[:1]).spare == 7
+
+
+def test_a_golden_state_is_faster_than_a_spare_that_still_boots() -> None:
+    booting = a_spare(phase=P.BOOTING)
+    assert granted((booting,), (a_golden("vm2"),)) == Grant(VM2, golden=a_golden("vm2"))
+    assert granted((replace(booting, way=Way.RESTORE),), (a_golden("vm2"),)).spare == 7
 
 
 @pytest.mark.parametrize("phase", [P.SAVING, P.DESTROYING])
