@@ -53,7 +53,8 @@ model: $(STAMP) ## the hand-off explored exhaustively, with a mutant for each ru
 ROUNDS ?= 10
 
 bench: $(STAMP) ## wnod against a bare node, Slurm's cloud nodes and a prologue with ssh: ROUNDS=n (build/bench)
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || \
+	    $(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@$(PYTHON) -m tests.bench --rounds $(ROUNDS)
 
 bench-daemons: $(STAMP) ## the daemons alone: requests/s, 500 jobs at once, 1 000 VMs, restarts, beside floors (build/bench/daemons.json)
