@@ -269,7 +269,9 @@ def _old_copy(ground: Ground, host: str, daemon: str) -> Iterator[None]:
     copy, path = copy_of(ground, host, daemon), journal_path(ground, host, daemon)
     if not copy.exists():
         raise NothingToHit(f"no copy of the {daemon}'s journal of {host} yet")
-    is_older = _commits(copy) < int(path.with_name(path.name + ".mark").read_text().split()[0])
+    last, newest = path.with_name(path.name + ".mark").read_text().split()
+    journal, commits = _reached(copy)
+    is_older = journal != newest or commits < int(last)
     _put(ground, host, daemon, copy)
     if is_older:
         ground.supervisor.start(host, daemon)
@@ -280,10 +282,12 @@ def _old_copy(ground: Ground, host: str, daemon: str) -> Iterator[None]:
     yield
 
 
-def _commits(copy: Path) -> int:
+def _reached(copy: Path) -> tuple[str, int]:
+    """Which journal it is a copy of, and how many commits it has."""
     with contextlib.closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True)) as db:
-        row = db.execute("SELECT value FROM numbers WHERE name = 'commits'").fetchone()
-    return int(row[0]) if row else 0
+        (journal,) = db.execute("SELECT value FROM meta WHERE name = 'id'").fetchone()
+        (commits,) = db.execute("SELECT value FROM numbers WHERE name = 'commits'").fetchone()
+    return str(journal), int(commits)
 
 
 def copy_of(ground: Ground, host: str, daemon: str) -> Path:

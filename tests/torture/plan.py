@@ -11,7 +11,7 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-EVERY_S = 3.6
+EVERY_S = 4.2
 """The mean distance of two faults; some find nothing to hit (no VM is there), so it is less than six seconds."""
 TOGETHER = 0.2
 """How often a fault comes at nearly the same time as the one before."""

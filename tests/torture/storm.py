@@ -99,8 +99,8 @@ class Storm:
             except NothingToHit as nothing:
                 self.missed.append(f"{fault}: {nothing}")
                 return
-            except (LabError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-                self.missed.append(f"{fault}: {error}")
+            except Exception as error:  # whatever it is: the storm goes on, and the summary says what was missed
+                self.missed.append(f"{fault}: {type(error).__name__}: {error}")
                 if fault.number not in self.now:
                     return
             finally:
