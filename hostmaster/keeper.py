@@ -18,6 +18,7 @@ from hostmaster.contact import Contact
 from hostmaster.lifecycle import Deed, Facts, Times, Vm, Way
 from hostmaster.quarantine import Quarantine, put_away
 from hostmaster.spare import Spare
+from hostmaster.waking import Waking
 from hostmaster.world import (
     Domain,
     DomainRefused,
@@ -101,10 +102,6 @@ class Keeper:
     """Without it every VM boots."""
     quarantine: Quarantine | None = None
     """Without it no VM is kept."""
-    greet: Callable[[str], None] = lambda key: None
-    """Tell the guest on this channel what it waits for, if it is there and may be told."""
-    unanswered: set[Generation] = field(default_factory=set)
-    """Guests that spoke before their domain carried the lease."""
     vms: Indexed[Generation, Vm] = field(default_factory=lambda: Indexed(**LOOKED_FOR_BY))
     ready: dict[Generation, BootId] = field(default_factory=dict)
     failed: dict[Generation, str] = field(default_factory=dict)
@@ -121,6 +118,7 @@ class Keeper:
     def __post_init__(self) -> None:
         self.duties = Duties(self.clock, self._step, "vm")
         self.look = Fresh(self.clock, self._domains)
+        self.waking = Waking(self.hypervisor, self.guests, self.specify, self.vms.get, self.put, self.times.retry_s)
         if self.contact is not None:
             self.contact.noticed = self.kick_all
 
@@ -219,7 +217,7 @@ class Keeper:
         for memory in (self.ready, self.failed, self._refused, self.seen):
             memory.pop(vm.generation, None)
         self._late.discard(vm.generation)
-        self.unanswered.discard(vm.generation)
+        self.waking.unanswered.discard(vm.generation)
         self._renewed.pop(vm.lease, None)
         if self.contact is not None:
             self.contact.forget(vm.lease)
@@ -276,7 +274,7 @@ class Keeper:
             with around(f"host.deed.{step.deed.value}"):
                 return await self._perform(step.vm, step.deed)
         if step.vm != vm:
-            self._answer_late(step.vm)
+            self.waking.answer_late(step.vm)
             return Now.AGAIN
         return Now.REST if step.wake_at in (None, float("inf")) else max(0.0, step.wake_at - facts.now)
 
@@ -332,9 +330,9 @@ class Keeper:
                 case Deed.CREATE:
                     await self._create(vm)
                 case Deed.LABEL:
-                    return await self._label(vm)
+                    return await self.waking.label(vm)
                 case Deed.UNPAUSE if vm.phase is VmPhase.BOOTING:
-                    return await self._wake(vm)
+                    return await self.waking.wake(vm)
                 case Deed.PAUSE | Deed.UNPAUSE:
                     await self._hold(vm, deed)
                 case Deed.KEEP:
@@ -369,32 +367,7 @@ class Keeper:
         try:
             await ways.make(vm, self.specify, self.hypervisor, self.images, self.guests)
             if vm.way is not Way.BOOT:
-                self.greet(vm.key)
+                self.waking.greet(vm.key)
         except (DomainRefused, ImageRefused, OSError) as error:
             self._refused[vm.generation] = str(error)
             self.log.warn("{vm}: not made: {error}", vm=vm.key, error=error)
-
-    async def _label(self, vm: Vm) -> Next:
-        """Let the domain carry the lease: from then on, whoever finds it takes it for a VM in which a job may run."""
-        try:
-            # Only what the label says is used of it.
-            await self.hypervisor.relabel(vm.uuid, self.specify(vm, "", self.guests.open(vm.key)).ours)
-        except (DomainRefused, ImageRefused) as error:
-            self.log.warn("{vm}: label: {error}", vm=vm.key, error=error)
-            return self.times.retry_s
-        return Now.AGAIN
-
-    async def _wake(self, vm: Vm) -> Next:
-        try:
-            await self.hypervisor.unpause(vm.uuid)
-        except DomainRefused as error:
-            self.log.warn("{vm}: unpause: {error}", vm=vm.key, error=error)
-            return self.times.retry_s
-        self.unanswered.discard(vm.generation)
-        self.greet(vm.key)
-        return Now.AGAIN
-
-    def _answer_late(self, vm: Vm) -> None:
-        if vm.labelled and vm.generation in self.unanswered:
-            self.unanswered.discard(vm.generation)
-            self.greet(vm.key)

@@ -40,7 +40,7 @@ class GuestService:
     log: Logger = field(default_factory=lambda: Logger("hostmaster.guests"))
 
     def __post_init__(self) -> None:
-        self.keeper.greet = self.greet
+        self.keeper.waking.greet = self.greet
 
     def heard(self, key: str, said: FromGuest | None) -> None:
         """A guest spoke, or (None) its end of the channel was closed. A hostmaster.world.GuestListener."""
@@ -74,7 +74,9 @@ class GuestService:
             self.keeper.guests.send(vm.key, guest.welcome(vm.generation))
             return
         if not vm.labelled:
-            self.keeper.unanswered.add(vm.generation)  # it is told nothing of the lease before its domain carries it
+            self.keeper.waking.unanswered.add(
+                vm.generation
+            )  # it is told nothing of the lease before its domain carries it
             return
         self._tell(vm, self.configure)
 

@@ -99,7 +99,7 @@ class Stock:
         vm = spare.taken(record, ask, bait, self.clock.seconds())
         self.keeper.put(vm, was_spare=True)
         if generation in self.standby:
-            self.keeper.unanswered.add(generation)
+            self.keeper.waking.unanswered.add(generation)
         self._forget_memory(generation)
         self.background.kick()
         return vm
@@ -214,7 +214,7 @@ class Stock:
             match deed:
                 case Deed.CREATE:
                     await ways.make(record, self.specify, keeper.hypervisor, keeper.images, keeper.guests)
-                    keeper.greet(record.key)
+                    keeper.waking.greet(record.key)
                 case Deed.PAUSE:
                     await keeper.hypervisor.pause(record.uuid)
                 case Deed.SAVE:

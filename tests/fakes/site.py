@@ -390,7 +390,8 @@ class Site:
 
     def settled(self) -> bool:
         """Nothing more is made in advance."""
-        assert self.host is not None
+        if self.host is None:
+            return False
         stock = self.host.core.stock
         return not stock.litter and all(spare.phase is SparePhase.PAUSED for spare in stock.spares.values())
 
