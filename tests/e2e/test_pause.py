@@ -29,8 +29,8 @@ def ticking(world: World, name: str) -> tuple[Job, Path]:
 def grows(world: World, ticks: Path) -> None:
     """The job goes on, and knows what time it is."""
     at = ticks.stat().st_size
-    world.until(lambda: ticks.stat().st_size > at + 40, 10, "the job ticks again")
-    assert abs(float(ticks.read_text().splitlines()[-1]) - time.time()) < 2.0
+    world.until(lambda: ticks.stat().st_size > at + 40, 20, "the job ticks again")
+    assert abs(float(ticks.read_text().splitlines()[-1]) - time.time()) < 3.0
 
 
 def stands(ticks: Path) -> None:
@@ -76,11 +76,11 @@ def test_a_running_job_stands_still_and_goes_on_when_the_administrator_says_so(w
 def test_a_paused_job_goes_on_at_its_limit_though_the_hostmaster_was_killed(world: World) -> None:
     job, ticks = ticking(world, "pause-limit")
     host, vm = world.vm_in(job, "started")
-    code, answer = world.wnod_exit(host, "vm", "pause", vm["vm"], "--for", "8")
+    code, answer = world.wnod_exit(host, "vm", "pause", vm["vm"], "--for", "15")
     assert code == 0
     world.crash(host, "hostmaster")
     stands(ticks)
     assert time.time() < answer["until"]
-    world.until(lambda: ticks.stat().st_mtime >= answer["until"], 15, "the job ticks after the pause's limit")
+    world.until(lambda: ticks.stat().st_mtime >= answer["until"], 40, "the job ticks after the pause's limit")
     grows(world, ticks)
     completed_once(world, job)
