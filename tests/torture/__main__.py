@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,6 +32,8 @@ FAULTS_PER_MINUTE = 10
 TELL_S, TELL_ANYWAY_S = 5.0, 60.0
 DRAIN_S, CLEAN_S = 1500.0, 1200.0
 """Other baits wait 15 minutes before they take a job for left alone: so long may it take."""
+HOPELESS_S = 200.0
+"""When a daemon has ended for good."""
 
 
 def say(text: str) -> None:
@@ -69,10 +72,10 @@ class Course:
     def _at(self, phase: str) -> float:
         return self.spent.get(f"{phase}-begun", float("inf"))
 
-    def _until(self, phase: str, done: Any, limit: float) -> None:
+    def _until(self, phase: str, done: Callable[[], bool], limit: float) -> None:
         begun, told, before = time.monotonic(), 0.0, ""
         self.spent[f"{phase}-begun"] = begun
-        while not done() and time.monotonic() - begun < limit:
+        while not done() and time.monotonic() - begun < self._patience(limit):
             now = self.picture(phase)
             if time.monotonic() - told > (TELL_S if now != before else TELL_ANYWAY_S):
                 told, before = time.monotonic(), now
@@ -80,6 +83,10 @@ class Course:
             time.sleep(0.5)
         del self.spent[f"{phase}-begun"]
         self.spent[phase] = round(time.monotonic() - begun, 1)
+
+    def _patience(self, limit: float) -> float:
+        hopeless = self.ground.supervisor.given_up and limit != float("inf")
+        return HOPELESS_S if hopeless else limit
 
     def picture(self, phase: str) -> str:
         """One line."""
