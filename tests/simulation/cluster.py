@@ -236,9 +236,14 @@ class Cluster:
         node = self.lrms.all_nodes[site.bait_name]
         left = [f"lease {x.lease[-4:]} {x.phase} of {x.run}" for x in site.bait.follower.leases.values()]
         left += [f"VM {vm.key} {vm.phase} of {vm.asked}" for vm in site.host.keeper.vms.values()]
-        left += [f"domain {kept.spec.ours.slot}" for kept in site.libvirtd.kept.values() if kept.spec is not None]
-        left += [f"overlay {name}" for name in site.images.made]
-        left += [f"channel {name}" for name in site.host.guests.open_ones]
+        stock = site.host.core.stock
+        spares = {spare.key: spare for spare in stock.spares.values()}
+        left += [f"spare {spare.key} {spare.phase}" for spare in spares.values() if spare.phase != "paused"]
+        left += [f"golden state {name}" for name in site.images.golden if name not in stock.goldens]
+        domains = [kept.spec.ours for kept in site.libvirtd.kept.values() if kept.spec is not None]
+        left += [f"domain {ours.slot}" for ours in domains if ours.generation not in stock.spares]
+        left += [f"overlay {name}" for name in site.images.made if name not in spares]
+        left += [f"channel {name}" for name in site.host.guests.open_ones if name not in spares]
         left += [f"starter of {job}" for job in site.starters]
         left += [f"hook of {lease[-4:]}" for lease in site.bait.follower.hooks]
         left += [f"the bait is closed: {node.closed}"] if node.closed is not None else []

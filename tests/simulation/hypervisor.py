@@ -154,7 +154,9 @@ class Files(FakeImages):
     """Images and overlays of one host, through the eyes of one life of its hostmaster."""
 
     def __init__(self, disk: FakeImages, life: Life) -> None:
-        super().__init__(disk.catalogue, disk.altered, disk.full, disk.made, disk.golden, disk.saved)
+        super().__init__(
+            disk.catalogue, disk.altered, disk.full, disk.made, moved=disk.moved, golden=disk.golden, saved=disk.saved
+        )
         self._life = life
 
     async def make_overlay(self, name: str, disk_mib: int) -> str:

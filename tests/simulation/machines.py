@@ -183,6 +183,9 @@ class Guest:
     paused: bool = False
     uid: int | None = None
     """Whose user code has run in here."""
+    standby: bool = False
+    """It waits for its owner, without secrets; what was saved of it goes on here."""
+    seeded: bool = False
     go: bool = False
     ready: bool = False
     registered: bool = False
@@ -202,7 +205,7 @@ class Guest:
 
     def boot(self) -> None:
         """The kernel begins; the agent speaks later."""
-        self._later(self.boot_s, self._hello)
+        self._later(0.05 if self.standby else self.boot_s, self._hello)
 
     def _later(self, seconds: float, call: Callable[..., Any], *args: Any) -> Call:
         return self.world.callLater(seconds, self._live, call, *args)
@@ -247,11 +250,22 @@ class Guest:
         verb, *words = line.split(" ")
         if verb == "welcome" and self.ready:
             self._say(f"ready {self.boot_id}")
-        elif verb == "go" and not self.go:
-            self.go = True
+        elif verb == "welcome" and self.standby:
+            self._say(f"standby {self.boot_id}")
+        elif verb == "standby" and not (self.go or self.standby):
+            self._later(self.register_s, self._stands)
+        elif verb == "seed":
+            self.seeded = True
+        elif verb == "go" and not self.go and (self.seeded or not self.standby):
+            self.go, self.standby = True, False
             self._later(self.register_s, self._register)
         elif verb in ("allow", "deny") and int(words[0]) in self.programs:
             self._judged(self.programs[int(words[0])], verb == "allow")
+
+    def _stands(self) -> None:
+        if not self.go:
+            self.standby, self.seeded = True, False
+            self._say(f"standby {self.boot_id}")
 
     def _register(self) -> None:
         if self.cut_off:

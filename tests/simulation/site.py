@@ -21,6 +21,7 @@ from tests.simulation.lrms import Trouble, Way
 from tests.simulation.machines import Guest, Program, Starter
 from wnod.config import Catalogue, Environment, HostmasterConfig, Slot
 from wnod.config.hostmaster import HypervisorConfig, Lrms
+from wnod.config.ready import Ready, SpareLine
 from wnod.config.words import TlsFiles
 from wnod.journal import JournalError, JournalFull
 
@@ -54,7 +55,15 @@ def account(uid: int) -> Account:
     return Account(f"user{uid - 2000}:x:{uid}:{uid}::/home/user{uid - 2000}:/bin/sh", ())
 
 
-def config(number: int) -> HostmasterConfig:
+SPARES = (
+    SpareLine(environment=ENVIRONMENTS[0], cpus=1, memory_mib=512, disk_mib=128, keep=1, at_most=2),
+    SpareLine(environment=ENVIRONMENTS[1], cpus=1, memory_mib=512, disk_mib=128, keep=0, at_most=1),
+)
+AHEAD = (Ready(), Ready(golden_disk_mib=2000), Ready(spares=SPARES), Ready(golden_disk_mib=1000, spares=SPARES))
+"""What hosts make in advance: each seed one of these."""
+
+
+def config(number: int, ready: Ready) -> HostmasterConfig:
     """The configuration of host `number`."""
     return HostmasterConfig(
         host=HostName(f"h{number}"),
@@ -67,6 +76,7 @@ def config(number: int) -> HostmasterConfig:
         ),
         hypervisor=HypervisorConfig(bridge="br0"),
         lrms=Lrms(controller="ctl:6817", munge_key="/key"),
+        ready=ready,
     )
 
 
@@ -76,11 +86,15 @@ class Site:
     def __init__(self, cluster: "Cluster", number: int) -> None:
         self.cluster = cluster
         self.host_name, self.bait_name = f"h{number}", f"bait{number}"
-        self.config = config(number)
+        self.config = config(number, cluster.rng("ahead").choice(AHEAD))
         self.disks = {"host": Disk(), "bait": Disk()}
         self.libvirtd = Libvirtd(cluster.world, cluster.rng("libvirt", number), cluster.judge.trace)
         self.libvirtd.changed = self._domain_changed
-        self.images = FakeImages({name: artifacts(name[-1] * 64) for name in ENVIRONMENTS})
+        self.images = FakeImages(
+            {name: artifacts(name[-1] * 64) for name in ENVIRONMENTS}, saved=self.libvirtd.saved
+        )
+        self.boots: dict[str, str] = {}
+        """Boot ids of guests that were saved, by the path to their memory."""
         self.trouble = Trouble()
         self.host: HostDaemon | None = None
         self.bait: BaitDaemon | None = None
@@ -285,10 +299,11 @@ class Site:
         self.cluster.judge.domains(self.host_name, specs, TOTAL)
         self.cluster.booted += 1
         boot_id = f"{self.cluster.booted:08x}-0000-0000-0000-000000000000"
+        restored = self.libvirtd.kept[uuid].restored
         boot_s, register_s = self.cluster.boot_times()
         guest = Guest(
             self.cluster.world, f"{ours.slot}-g{ours.generation}", uuid, ours.slot, ours.generation, ours.shape.cpus,
-            boot_id, boot_s, register_s, self,
+            self.boots.get(restored, boot_id), boot_s, register_s, self, standby=bool(restored),
         )  # fmt: skip
         guest.cut_off = self.cut_off
         self.guests[uuid] = guest
@@ -310,6 +325,11 @@ class Site:
             if program.started_at is not None:
                 self.cluster.judge.finish(guest, program, "its VM is gone")
         self.trace("", f"{self.host_name}: {guest.key} is gone")
+        for path, saved in self.libvirtd.saved.items():
+            of = saved.spec.ours if saved.spec is not None else None
+            if of is not None and path.startswith("/golden/") and f"{of.slot}-g{of.generation}" == guest.key:
+                self.cluster.judge.require(guest.standby, "I6", "", f"{guest.key} was saved, and was not at standby")
+                self.boots[path] = guest.boot_id
         guest.die()
         self.cluster.world.callLater(DOWN_AFTER_S, self.cluster.notice, guest.name)
 
