@@ -77,6 +77,9 @@ class BaitService:
     _postponed: dict[LeaseId, tuple[str, Release]] = field(default_factory=dict)
     """Releases of leases that nobody here knows, while libvirt is away: it may yet show their VMs (R13)."""
     _capacity_told: Capacity | None = None
+    _capacity_basis: object = None
+    _changes: int = 0
+    """How many records have changed in this life: nothing else takes room or gives it back."""
     log: Logger = field(default_factory=lambda: Logger("hostmaster.baits"))
 
     # --- protocol.link.Listener --------------------------------------------------------------------
@@ -249,12 +252,14 @@ class BaitService:
 
     def changed(self, before: Vm | None, vm: Vm) -> None:
         """Tell the bait what it needs to act on."""
+        self._changes += 1
         if before is None or before.phase is not vm.phase:
             self._tell_state(vm)
             self.tell_capacity()
 
     def forgotten(self, vm: Vm) -> None:
         """Answer every Release that waited for this."""
+        self._changes += 1
         for peer, request in self._releasing.pop(vm.lease, ()):
             with around("host.say.released"):
                 self.link.send(peer, Released(id=request, lease=vm.lease))
@@ -309,6 +314,10 @@ class BaitService:
             postponed, self._postponed = self._postponed, {}
             for peer, ask in postponed.values():
                 self._release(peer, ask)
+        basis = (self.host(), self.keeper.away, self._changes)
+        if basis == self._capacity_basis:
+            return  # asked every second, and mostly nothing has happened
+        self._capacity_basis = basis
         message = self.capacity()
         if message != self._capacity_told:
             self._capacity_told = message
