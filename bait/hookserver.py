@@ -160,7 +160,7 @@ class _Connection(LineOnlyReceiver):
 
     def connectionMade(self) -> None:  # noqa: N802 (Twisted's name)
         self._uid = self._server.uid_of(self.transport)
-        self._timer = self._server.reactor.callLater(self._server.line_s, self._doubt, "no question came in time")
+        self._timer = self._server.reactor.callLater(self._server.line_s, self._late)
         if not self._server.entered(self, self._uid):
             self._doubt("too many connections")
 
@@ -171,8 +171,7 @@ class _Connection(LineOnlyReceiver):
             asked = msgspec.json.decode(line, type=Question)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a DecodeError
             return self._doubt(f"question not understood: {error}")
-        self._timer.cancel()
-        self._timer = self._server.reactor.callLater(self._server.limit_s, self._doubt, "no decision in time")
+        self._timer.reset(self._server.limit_s)
         self._call = HookCall(asked.job, asked.task, asked.restart, self._uid)
         self._deciding = Deferred.fromCoroutine(_decide(self._server.intercepted, self._call))
         self._deciding.addCallbacks(self.tell, self._failed)
@@ -199,6 +198,9 @@ class _Connection(LineOnlyReceiver):
             short = msgspec.structs.replace(answer, text=answer.text[:TEXT_LIMIT])
             self.transport.write(msgspec.json.encode(short) + b"\n")
             self.transport.loseConnection()
+
+    def _late(self) -> None:
+        self._doubt("no question came in time" if self._call is None else "no decision in time")
 
     def _doubt(self, why: str) -> None:
         """Hand back because of the starter or the clock, not because anybody decided so."""

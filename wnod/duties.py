@@ -32,7 +32,10 @@ Next = Now | float
 @dataclass(slots=True)
 class _Duty:
     running: "Deferred[None] | None" = None
+    queued: bool = False
+    """It is among those that the next sweep begins."""
     kicked: bool = False
+    """While it ran: it has to run once more."""
     failures: int = 0
     timer: IDelayedCall | None = None
 
@@ -47,27 +50,36 @@ class Duties:
     failed: Callable[[str, BaseException], None] = lambda key, error: None
     log: Logger = field(default_factory=lambda: Logger("wnod.duties"))
     _duties: dict[str, _Duty] = field(default_factory=dict)
+    _due: list[str] = field(default_factory=list)
+    _planned: IDelayedCall | None = None
     _stopping: bool = False
 
     def kick(self, key: str) -> None:
         """See to this key as soon as possible."""
         if self._stopping:
             return
-        duty = self._duties.setdefault(key, _Duty())
+        duty = self._duties.get(key)
+        if duty is None:
+            duty = self._duties[key] = _Duty()
         self._disarm(duty)
         if duty.running is not None:
             duty.kicked = True
-            return
-        # Through the clock, never directly: a kick from inside another step must not nest.
-        duty.timer = self.clock.callLater(0, self._begin, key)
+        elif not duty.queued:
+            # Through the clock, never directly: a kick from inside another step must not nest. One call for all.
+            if not self._due:
+                self._planned = self.clock.callLater(0, self._sweep)
+            self._due.append(key)
+            duty.queued = True
 
     def busy(self) -> bool:
         """True while a step is under way or about to be."""
-        return any(d.running is not None or d.kicked for d in self._duties.values())
+        return any(d.running is not None or d.queued or d.kicked for d in self._duties.values())
 
     async def stop(self) -> None:
         """Start nothing more; cancel what runs and return when all have ended."""
         self._stopping = True
+        if self._planned is not None and self._planned.active():
+            self._planned.cancel()
         running = []
         for duty in tuple(self._duties.values()):
             self._disarm(duty)
@@ -76,10 +88,16 @@ class Duties:
                 duty.running.cancel()
         await DeferredList(running, consumeErrors=True)
 
+    def _sweep(self) -> None:
+        due, self._due = self._due, []
+        for key in due:
+            if not self._stopping:  # one of them may have ended the daemon
+                self._begin(key)
+
     def _begin(self, key: str) -> None:
         duty = self._duties[key]
         duty.timer = None
-        duty.kicked = False
+        duty.queued = duty.kicked = False
         duty.running = Deferred.fromCoroutine(self._once(key, duty))
         duty.running.addBoth(self._ended, key, duty)
 
@@ -105,8 +123,9 @@ class Duties:
     def _ended(self, _: object, key: str, duty: _Duty) -> None:
         duty.running = None
         if duty.kicked and not self._stopping:
+            duty.kicked = False
             self.kick(key)
-        elif duty.timer is None:
+        elif duty.timer is None and not duty.queued:
             self._duties.pop(key, None)
 
     def _arm(self, key: str, duty: _Duty, delay_s: float) -> None:
