@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -14,6 +15,14 @@ PACKAGES = ("dropbear-bin", "libtomcrypt1", "libtommath1")
 """What else it needs is in the image."""
 KEPT = PROJECT / "build" / "bench" / "packages"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
+
+
+def check() -> None:
+    """RuntimeError if this machine has no ssh client, before anything is started."""
+    if missing := [name for name in ("ssh", "ssh-keygen") if shutil.which(name) is None]:
+        raise RuntimeError(
+            f"kit_ssh needs {' and '.join(missing)}: apt-get install openssh-client, or leave it out with --only"
+        )
 
 
 def files() -> dict[str, File]:

@@ -32,8 +32,8 @@ def plans() -> dict[str, HostPlan]:
 class MainStand:
     """`up` and `down` frame everything."""
 
-    def __init__(self, lab: Lab, built: Path, say: Callable[[str], None]) -> None:
-        self.lab, self._built, self._say = lab, built, say
+    def __init__(self, lab: Lab, built: Path, say: Callable[[str], None], with_kit: bool = True) -> None:
+        self.lab, self._built, self._say, self._with_kit = lab, built, say, with_kit
         self.site: BenchSite
         self.accelerator = Accelerator.TCG
 
@@ -51,7 +51,8 @@ class MainStand:
         self.site.wait_open()
         self.accelerator = Accelerator(self.site.daemon_status(COLD, "hostmaster")["accelerator"])
         self._start_bare()
-        self._start_kit()
+        if self._with_kit:
+            self._start_kit()
 
     def down(self) -> None:
         """End everything; nothing is left."""
