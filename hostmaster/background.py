@@ -92,6 +92,11 @@ class Background:
         self._names.clear()
         self.kick()
 
+    @property
+    def is_settled(self) -> bool:
+        """The hypervisor, the images and the configuration are known: something can be made."""
+        return self._identity != ""
+
     # --- experience ----------------------------------------------------------------------------------------
 
     def asked(self, environment: EnvironmentName, shape: Shape) -> None:
@@ -124,11 +129,13 @@ class Background:
     def _failed(self, record: Spare, text: str) -> None:
         kind = Kind(record.environment, record.shape)
         self.log.warn("{spare}: failed: {text}", spare=record.key, text=text)
-        self.made(record.way, "failed")
+        came_up = record.phase in (SparePhase.STANDBY, SparePhase.PAUSED, SparePhase.SAVING)
+        if not came_up:
+            self.made(record.way, "failed")
         failures, _ = self._rests.get(kind, (0, 0.0))
         rest_s = min(LAST_REST_S, FIRST_REST_S * 2.0 ** min(failures, 10))
         self._rests[kind] = (failures + 1, self.clock.seconds() + rest_s)
-        if record.way is Way.RESTORE:
+        if record.way is Way.RESTORE and not came_up:
             self.distrust(record.golden)
 
     def distrust(self, name: str) -> None:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from bait.lrms.base import JobState
 from hostmaster import capacity
 from hostmaster.lifecycle import Vm
+from hostmaster.pool import Plan, plan
 from hostmaster.spare import SparePhase
 from hostmaster.world import DomainState, Ours
 from protocol.guest import FromGuest
@@ -386,14 +387,16 @@ class Site:
         """Nothing is left to be done for now."""
         self.until(self.idle)
         self.run(3.0)
-        self.until(self.settled)
+        self.until(self.settled, 2000.0)
+        self.run(1.0)
 
     def settled(self) -> bool:
         """Nothing more is made in advance."""
         if self.host is None:
             return False
-        stock = self.host.core.stock
-        return not stock.litter and all(spare.phase is SparePhase.PAUSED for spare in stock.spares.values())
+        stock, background = self.host.core.stock, self.host.core.background
+        waiting = all(spare.phase is SparePhase.PAUSED for spare in stock.spares.values())
+        return background.is_settled and waiting and not stock.litter and plan(background.view()) == Plan()
 
     def rest(self) -> None:
         """Everything is clean: fails with what is left over."""
