@@ -12,7 +12,7 @@ over the same journal and world goes on where it stopped (reliability.md R1, R2)
   (R10, R14). Its slot's name is free only when the bait has said Release too, because until then the LRMS may
   still have a node of that name.
 
-A VM gets ready in one of three ways (docs/decisions/0009): it is a spare that was taken over, it is restored
+A VM gets ready in one of three ways (docs/decisions/0010): it is a spare that was taken over, it is restored
 from its slot's golden state, or it boots. The first two are shortcuts into the same phases.
 """
 
