@@ -19,8 +19,8 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(os.geteuid() != 0, reason="boots a guest: run as root, as `make test` does"),
 ]
-# The kernel's generator starts anew by itself after half its uptime, as long as that is young: at 10 s it has just done so
-# when it was asked, and what a copy draws within the next seconds is what its twin draws, but for the seed.
+# The kernel's generator starts anew by itself after half its uptime, as long as that is young: at 10 s it has just
+# done so when it was asked, and what a copy draws within the next seconds its twin draws too, but for the seed.
 STAND_IN = """
 numbers() { head -c 16 /dev/urandom | base64; }
 prepare_lrms() {
