@@ -17,17 +17,23 @@ from bait import note
 from bait.follower import Follower
 from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable
 from bait.note import PATIENCE_S, Note
+from protocol.ids import LeaseId
 from wnod.crashpoint import around
 
 LOOK_EVERY_S = 120.0
 
 
-def orphans(jobs: Iterable[JobView], mine: Collection[str], now: float) -> list[tuple[JobView, Note]]:
-    """The jobs that wait, held or for a VM, whose bait has not acted in time; `mine`: leases that this bait has."""
+def orphans(
+    jobs: Iterable[JobView], mine: Collection[str], now: float, lost: Collection[str] = ()
+) -> list[tuple[JobView, Note]]:
+    """The jobs that wait, held or for a VM, whose bait has not acted in time; `mine`: leases that this bait has.
+
+    `lost`: leases of this bait's that neither it nor its host knows any more: nobody will act, so nobody is waited for.
+    """
     found = []
     for job in jobs:
         ours = note.read(job.note)
-        if ours is None or ours.lease in mine or now <= ours.until:
+        if ours is None or ours.lease in mine or (now <= ours.until and ours.lease not in lost):
             continue
         lured = job.held or job.required_nodes or job.partition != ours.home.partition
         if job.state is JobState.PENDING and lured:
@@ -48,6 +54,8 @@ class Rescue:
     lrms: Lrms
     follower: Follower
     busy: bool = False
+    _lost: frozenset[LeaseId] = frozenset()
+    """Leases of this bait's that nobody here knew at the last look."""
     _down: dict[str, float] = field(default_factory=dict)
     """Since when VMs' nodes were seen to be down without a break."""
     log: Logger = field(default_factory=lambda: Logger("bait.rescue"))
@@ -60,7 +68,10 @@ class Rescue:
 
     async def _look(self) -> None:
         jobs = (await self.lrms.waiting()).values()
-        for job, ours in orphans(jobs, self.follower.leases, self.clock.seconds()):
+        before, self._lost = self._lost, self._lost_here(jobs)
+        # Twice: the first answer may have been asked for before a lease came to its end.
+        lost = before & self._lost
+        for job, ours in orphans(jobs, self.follower.leases, self.clock.seconds(), lost):
             text = f"wnod: given back: {ours.bait or 'its bait'} did not go on with it"
             self.log.warn("{run}: {text}", run=str(job.run), text=text, lease=ours.lease)
             try:
@@ -69,6 +80,16 @@ class Rescue:
             except LrmsRefused as error:
                 self.log.info("{run}: no rescue: {error}", run=str(job.run), error=error)
         await self._clear_nodes()
+
+    def _lost_here(self, jobs: Iterable[JobView]) -> frozenset[LeaseId]:
+        """Leases that a note calls ours, and that are neither in the journal nor known to the host, which was asked.
+
+        The journals were lost and the VM has died, or the LRMS has forgotten that the job was given back.
+        """
+        view, notes = self.follower.view, [note.read(job.note) for job in jobs]
+        ours = {LeaseId(one.lease) for one in notes if one is not None and one.bait == self.follower.bait}
+        unknown = ours - self.follower.leases.keys()
+        return frozenset(lease for lease in unknown if view.knows(lease) and lease not in view.vms)
 
     async def _clear_nodes(self) -> None:
         now = self.clock.seconds()

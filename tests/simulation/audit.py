@@ -99,8 +99,9 @@ class Audit:
         if bait is None or job is None or any(x.run.key == job_id for x in bait.follower.leases.values()):
             return
         written = note.read(job.note)
-        # Others may have written a new note since this bait looked.
-        left_alone = verb == "give back" and (written is None or now > written.until or "given back" in job.note)
+        # Others may have written a new note since this bait looked; what it wrote itself and has lost is its own.
+        mine = written is None or now > written.until or written.bait == self.site.bait_name
+        left_alone = verb == "give back" and (mine or "given back" in job.note)
         self.judge.require(left_alone, "I13", job_id, f"{self.site.bait_name}: {verb}, though it has no lease of it")
 
     # --- I8: what is said ---

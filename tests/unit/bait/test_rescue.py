@@ -101,6 +101,34 @@ def test_a_rescue_gives_the_job_back_once(case: BaitCase) -> None:
     assert record.eligible_at == 0.0
 
 
+def test_a_job_whose_lease_neither_its_own_bait_nor_the_host_knows_is_given_back_at_the_second_look(
+    case: BaitCase,
+) -> None:
+    """Torture, seed 4: both journals of a host were lost, and its VMs with them."""
+    job = parked(case)
+    rescue = Rescue(case.mortal, case.lrms, case.follower)
+    case.view.vms.clear()
+    for held_by in ("exit", ""):
+        rescue.look()
+        case.run(1)
+        assert case.lrms.all_jobs[job].held_by == held_by
+
+
+def test_a_job_whose_vm_the_host_still_has_or_may_have_is_not_given_back_before_its_time(case: BaitCase) -> None:
+    job = parked(case)
+    rescue = Rescue(case.mortal, case.lrms, case.follower)
+    assert case.view.vms
+    for _ in range(3):
+        rescue.look()
+        case.run(1)
+    case.view.vms.clear()
+    case.view.disconnected()
+    for _ in range(3):
+        rescue.look()
+        case.run(1)
+    assert case.lrms.all_jobs[job].held_by == "exit"
+
+
 def test_a_rescue_waits_for_the_lrms(case: BaitCase) -> None:
     job = parked(case)
     rescue = Rescue(case.mortal, case.lrms, case.follower)
