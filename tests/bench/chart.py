@@ -21,7 +21,7 @@ FLOORS = {
     "resume": "virsh resume",
     "restore": "virsh restore",
     "create": "virsh create",
-    "boot_to_ready": "virsh create to idle",
+    "boot_to_ready": "virsh create to registered",
 }
 OURS, RIVAL, BASE, FLOOR = "#1b7f79", "#c8553d", "#3d405b", "#9a9a9a"
 

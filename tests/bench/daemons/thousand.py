@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.bench.daemons.common import ROOT, Peer, peer
 from tests.bench.daemons.host_site import FIRST
+from wnod.service import SETTLED_S
 
 EVENTS = 200
 PAUSE_S = 0.05
@@ -38,7 +39,7 @@ def run(config: Path, vms: int, port: int, idle_s: float) -> dict[str, Any]:
         with peer("tests.bench.daemons.host_bait", *words) as bait:
             while not bait.line().startswith("inventory"):
                 pass
-            time.sleep(5.0)  # images verified, metrics read once: what comes after a start is over
+            time.sleep(SETTLED_S + 2.0)  # what comes after a start is over
             rss, cpu, began = host.rss_mib(), host.cpu_s(), time.perf_counter()
             time.sleep(idle_s)
             idle = (host.cpu_s() - cpu) / (time.perf_counter() - began) * 100
