@@ -10,6 +10,7 @@ Exit codes (systemd's unit files know them):
 """
 
 import argparse
+import gc
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ from wnod.logs import LEVELS, start_logs
 from wnod.notify import Notify
 
 OK, FAILED, USAGE, CONFIG = 0, 1, 2, 78
+SETTLED_S = 10.0
+"""So long after a start, what it has made is there to stay."""
 STOP_LIMIT_S = 20.0
 """A stop that takes longer is cut off: a daemon may die at any instant anyway."""
 
@@ -74,6 +77,7 @@ class Service:
         self._started: Deferred[None] | None = None
         self._watchdog = LoopingCall(notify.alive)
         self._watchdog.clock = reactor
+        self._settling: Any = None
 
     def context(self, config_path: str = "") -> Context:
         """What the daemon is built with."""
@@ -101,6 +105,7 @@ class Service:
     def _ready(self, _: None) -> None:
         _log.info("serving")
         self._notify.ready()
+        self._settling = self._reactor.callLater(SETTLED_S, _spare_the_collector)
 
     def _not_started(self, failure: Failure) -> None:
         if not self._stopping:
@@ -117,6 +122,8 @@ class Service:
     def _stop(self) -> "Deferred[None]":
         self._stopping = True
         self._notify.stopping()
+        if self._settling is not None and self._settling.active():
+            self._settling.cancel()
         if self._started is not None:
             self._started.cancel()
         return ensureDeferred(self._stopped())
@@ -138,6 +145,12 @@ class Service:
             self._daemon.reload()
         except Exception:
             _log.failure("reload failed: going on as before")
+
+
+def _spare_the_collector() -> None:
+    """Python's collector need not look again at what stays: with a thousand VMs it stopped all else for 30 ms."""
+    gc.collect()
+    gc.freeze()
 
 
 def run(

@@ -1,5 +1,6 @@
 """Running a daemon: ready when it serves, stopped in order, the right exit code in every other case."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from wnod.notify import Notify
-from wnod.service import FAILED, OK, STOP_LIMIT_S, Service
+from wnod.service import FAILED, OK, SETTLED_S, STOP_LIMIT_S, Service
 
 
 class Told(Notify):
@@ -78,6 +79,13 @@ class ServiceTests(SynchronousTestCase):
         assert (self.daemon.events, self.told.said) == (["start"], [])
         self.daemon.starting.callback(None)
         assert (self.daemon.events, self.told.said) == (["start", "started"], ["READY=1"])
+
+    def test_what_a_start_has_made_is_no_work_for_the_collector_any_more(self) -> None:
+        self.addCleanup(gc.unfreeze)
+        self.daemon.starting.callback(None)
+        assert gc.get_freeze_count() == 0
+        self.reactor.advance(SETTLED_S)
+        assert gc.get_freeze_count() > 0
 
     def test_the_reactor_waits_for_the_orderly_stop(self) -> None:
         self.daemon.starting.callback(None)
