@@ -59,6 +59,8 @@ def bars(contestants: Contestants, floors: Mapping[str, Mapping[str, Any]]) -> l
     return [
         Bar("unpause_extra_s", "unpause: submit to first instruction, beyond bare", 1.3, _less(unpause, bare), True),
         Bar("restore_extra_s", "restore: submit to first instruction, beyond bare", 1.8, _less(restore, bare), True),
+        Bar("restore_hidden_extra_s", "restore hidden behind the move (jobs are parked at the grant): beyond bare", 1.3,
+            _less(restore, bare), True),
         Bar("cold_s", "cold: at most bare + 1.1 x boot to ready + 1.3 s", _cold_limit(bare, boot), cold, True),
         Bar("documented_to_restore", "restore path against Slurm's cloud nodes as documented", 6.0,
             _over(documented, restore), False),
