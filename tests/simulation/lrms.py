@@ -269,6 +269,9 @@ class Way:
             result: Any = _at_once(call())
         except (LrmsRefused, LrmsUnavailable) as error:
             result = Failure(error)  # type: ignore[no-untyped-call]
+        if not change:
+            answer.callback(result)  # a deed that follows takes its time to get there: by then this is old
+            return
         self._life.callLater(0.001, self._return, result, change, answer)
 
     def _return(self, result: Any, change: bool, answer: "Deferred[Any]") -> None:

@@ -11,7 +11,7 @@ from unittest import mock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from tests.simulation.clock import Crash
+from tests.simulation.clock import Crash, Loop
 from tests.simulation.cluster import Cluster
 from tests.simulation.faults import FAULTS
 from tests.simulation.judge import Judge
@@ -53,9 +53,11 @@ class Result:
 
 @contextlib.contextmanager
 def stand_ins() -> Iterator[None]:
-    """No TLS, no name service."""
+    """No TLS, no name service, and a beat that costs little."""
     with (
         without_tls(),
+        mock.patch("hostmaster.core.LoopingCall", Loop),
+        mock.patch("bait.core.LoopingCall", Loop),
         mock.patch("hostmaster.serve_baits.account_of", account),
         mock.patch("tests.simulation.daemons.account_of", account),
     ):
