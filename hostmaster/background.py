@@ -162,8 +162,9 @@ class Background:
 
     def fitting(self) -> tuple[Golden, ...]:
         """Golden states from which a VM can be restored today."""
-        names = self._names_now() if self.shelves.goldens else {}
-        return tuple(g for g in self.shelves.goldens.values() if names.get((g.vm, g.kind)) == g.name)
+        there = tuple(self.shelves.goldens.values())
+        names, images = (self._names_now(), self.host().images) if there else ({}, {})
+        return tuple(g for g in there if names.get((g.vm, g.kind)) == g.name and images.get(g.environment) == g.image)
 
     def view(self) -> View:
         """All that the next piece of work depends on."""

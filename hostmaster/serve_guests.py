@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from hostmaster import lifecycle
 from hostmaster.keeper import Keeper
-from hostmaster.lifecycle import Vm
+from hostmaster.lifecycle import Vm, Way
 from hostmaster.spare import Spare
 from hostmaster.stock import Stock
 from protocol import guest
@@ -20,7 +20,8 @@ from wnod.crashpoint import around
 R = TypeVar("R", Vm, Spare)
 
 ONCE_S = 1.0
-"""A guest at standby answers each welcome: what it was told so lately it is not told again for that."""
+"""A guest that was at standby answers each welcome, and says hello when its port is there again: what it was told so
+lately it is not told again for that."""
 
 
 @dataclass
@@ -51,9 +52,9 @@ class GuestService:
             return
         self.keeper.tell_time(vm)
         match said:
-            case GuestHello():
+            case GuestHello() if vm.way is Way.BOOT:
                 self._hello(vm)
-            case GuestStandby():
+            case GuestHello() | GuestStandby():
                 if self.clock.seconds() - self._told.get(key, 0.0) >= ONCE_S:
                     self._hello(vm)
             case GuestReady(boot_id):
