@@ -48,7 +48,7 @@ class Course:
         self.ground = ground
         self.seed = seed
         self.storm = Storm(ground, faults)
-        self.users = Users(ground, seed)
+        self.users = Users(ground, seed, self.storm.hits)
         self.begun = time.monotonic()
         self.spent: dict[str, float] = {}
         self.left: dict[str, int] = {}

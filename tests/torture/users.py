@@ -7,13 +7,13 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from deploy.lab.layout import HEAD
 from deploy.lab.namespaces import LabError
 from tests.torture import judge, ledger
 from tests.torture.ground import LEDGER, Ground
-from tests.torture.judge import Deed, Row, Submission
+from tests.torture.judge import Deed, Hit, Row, Submission
 
 BACKLOG = 7
 """As many jobs are in the queue or run at any time: three more than there are slots."""
@@ -66,8 +66,10 @@ def wishes(seed: int) -> Iterator[Wish]:
 class Users:
     """Both users, on a thread of their own. `submissions` and `deeds` are what the judge is told of."""
 
-    def __init__(self, ground: Ground, seed: int) -> None:
+    def __init__(self, ground: Ground, seed: int, hits: Sequence[Hit]) -> None:
+        """`hits`: the faults so far, whoever adds to them."""
         self._ground = ground
+        self._hits = hits
         self._wishes = wishes(seed)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="users")
@@ -96,9 +98,10 @@ class Users:
             self._thread.join(150)
 
     def waiting(self) -> list[Row]:
-        """Jobs that are not over, as far as Slurm said last; those that it does not know included."""
+        """Jobs that are not over, as far as Slurm said last; those that it does not know, but should, included."""
         rows = dict(self.rows)
-        keys = [(one.name, task) for one in self.submissions if one.sure for task in one.tasks]
+        known = [one for one in self.submissions if one.sure and not judge.forgotten(one, self._hits)]
+        keys = [(one.name, task) for one in known for task in one.tasks]
         missing = [Row(name, task, "?", "UNKNOWN") for name, task in keys if (name, task) not in rows]
         return [*(row for row in rows.values() if row.state not in judge.OVER), *missing]
 
