@@ -94,6 +94,7 @@ class HostCore:
         config = self.config
         self._loops: list[LoopingCall] = []
         self._stopped = False
+        self._warned: set[str] = set()
         slots = tuple(slot.name for slot in config.slots)
         now = self.clock.seconds
         self.environments = Environments(self.catalogue, self.images, config.capacity, slots, now=now)
@@ -197,6 +198,7 @@ class HostCore:
             await self.keeper.recover()
             await self.environments.verify()
             await self._choose_accelerator()
+            self._look_at_lines()
             self.background.settled(await self.hypervisor.identity())
         except HypervisorUnavailable as error:
             self.log.warn("libvirt does not answer, waiting: {error}", error=error)
@@ -280,6 +282,16 @@ class HostCore:
         )
         made_of = repr(self._specify(spare, "", ""))
         return name_of(slot, identity, made_of, self._standing(spare, 0.0).decode())
+
+    def _look_at_lines(self) -> None:
+        """Say once which configured spares can never be made: nobody else would notice."""
+        host = self.environments.host()
+        unknown = {x.environment for x in self.config.ready.spares if x.environment not in host.offers}
+        large = {line.kind.environment for line in self._lines() if not line.kind.shape.fits(host.total)}
+        for name in sorted((unknown | large) - self._warned):
+            why = "is not in the catalogue" if name in unknown else "with this shape is larger than capacity"
+            self.log.warn("ready.spares: environment {name!r} {why}: no spare is made", name=name, why=why)
+        self._warned = unknown | large
 
     def _lines(self) -> tuple[Line, ...]:
         host = self.environments.host()
