@@ -60,6 +60,7 @@ class HostmasterDaemon:
         self.sources = _sources(catalogue)
         self.images = LocalImages(reactor, config.state, self.sources, self.qemu_user.ids)
         self.guests = GuestChannels(reactor, f"{config.runtime}/guests", self._heard, self._qemu_uids)
+        self.guests.sweep()  # with the journal open, no other hostmaster is
         self.proof: accelerator.Proof | None = None
         self._build(catalogue)
 

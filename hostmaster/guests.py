@@ -72,6 +72,14 @@ class GuestChannels:
             channel.shut()
         Path(self._path(name)).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove the sockets of a hostmaster that was killed: whose VM is on record is listened for anew by `open`.
+
+        Call before the first `open`, and only while no other hostmaster can be running on this directory.
+        """
+        for left in self._directory.glob("*.sock"):
+            left.unlink(missing_ok=True)
+
     def close_all(self) -> None:
         """Stop listening everywhere and remove the sockets; guests wait for the next hostmaster."""
         for name in tuple(self._channels):

@@ -290,3 +290,13 @@ async def test_a_socket_left_by_a_crash_is_replaced_and_a_successors_is_not_remo
     assert heard == [GuestHello(BOOT, "vm1")]
     guests.close_all()
     await pause()
+
+
+def test_sockets_of_a_killed_hostmaster_whose_vms_nobody_remembers_are_removed(tmp_path: Path) -> None:
+    """Torture, seed 4: its journal was lost with the VM, and the socket stayed for ever."""
+    for name in ("vm1-g1.sock", "vm1-g2.sock", "other"):
+        (tmp_path / name).write_text("")
+    guests = GuestChannels(Clock(), str(tmp_path), lambda *_: None, frozenset)
+    guests.sweep()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    GuestChannels(Clock(), str(tmp_path / "not yet"), lambda *_: None, frozenset).sweep()
