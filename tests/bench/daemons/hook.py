@@ -6,6 +6,7 @@ begins before connect(); `starters`: the real program, five hundred processes, e
 they come as fast as the machine can start them. The floor is Twisted with a line echo in the bait's place.
 """
 
+import json
 import os
 import selectors
 import socket
@@ -116,8 +117,9 @@ def starters(path: str, first: int) -> dict[str, Any]:
 
 def measured(server: Peer, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """With what the bait used of the processor meanwhile, and how long it waited for one."""
-    cpu, waited = server.cpu_s(), server.waited_s()
+    cpu, waited, began = server.cpu_s(), server.waited_s(), time.monotonic()
     result = call()
+    result["between"] = (began, time.monotonic())
     result["server_cpu_ms"] = round((server.cpu_s() - cpu) * 1000, 1)
     result["server_waited_ms"] = round((server.waited_s() - waited) * 1000, 1)
     return result
@@ -144,11 +146,24 @@ def run(rounds: int, state: Path) -> dict[str, Any]:
             for name, (server, call) in ways.items():
                 results[name].append(measured(server, call))
                 time.sleep(SETTLE_S if server is bait else 0.1)
+    told = json.loads((state / "answers.json").read_text())
+    for runs in results.values():
+        for one in runs:
+            began, ended = one.pop("between")
+            inside = [seconds for at, seconds in told if began <= at <= ended]
+            one["in_the_bait"] = spread(inside) if inside else {}
     return {name: _summary(runs) for name, runs in results.items()}
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     best = min(runs, key=lambda one: one["p99_ms"])
     middle = median([one["p99_ms"] for one in runs])
-    return {"p99_ms": middle, "p50_ms": median([one["p50_ms"] for one in runs]), "best_p99_ms": best["p99_ms"],
-            "server_cpu_ms": median([one["server_cpu_ms"] for one in runs]), "runs": runs}  # fmt: skip
+    inside = [one["in_the_bait"]["p99_ms"] for one in runs if one["in_the_bait"]]
+    return {
+        "p99_ms": middle,
+        "p50_ms": median([one["p50_ms"] for one in runs]),
+        "best_p99_ms": best["p99_ms"],
+        "in_the_bait_p99_ms": median(inside) if inside else None,
+        "server_cpu_ms": median([one["server_cpu_ms"] for one in runs]),
+        "runs": runs,
+    }

@@ -2,13 +2,17 @@
 
     python -m tests.bench.daemons.hook_bait SOCKET STATE JOBS
 
-Says `ready` on standard output when starters may ask. Jobs 1 to JOBS run on the bait and belong to this process's
+Says `ready` on standard output when starters may ask; leaves STATE/answers.json with the moment of each answer and the
+seconds from its question. Jobs 1 to JOBS run on the bait and belong to this process's
 user. The host grants and binds at once, from memory: what is measured is the bait's own work for an answer.
 """
 
 import cProfile
+import json
 import os
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as installed
@@ -84,6 +88,7 @@ class Bait:
     """`bait.core`, whole, with the metrics of `bait.daemon`."""
 
     def __init__(self, socket: str, state: str, jobs: int) -> None:
+        self.answers: list[tuple[float, float]] = []
         self.metrics = Metrics("bait", BAIT)
         self.numbers = Numbers(self.metrics)
         self.lrms = FakeLrms(reactor)
@@ -127,6 +132,7 @@ class Bait:
         self.numbers.count(self.core.follower.leases.values())
 
     def _answered(self, seconds: float) -> None:
+        self.answers.append((time.monotonic(), seconds))
         self.metrics.observe("wnod_bait_hook_seconds", seconds)
 
     def _id(self) -> str:
@@ -143,6 +149,8 @@ def main() -> None:
     socket, state, jobs = sys.argv[1:4]
     bait = Bait(socket, state, int(jobs))
     reactor.callWhenRunning(bait.start)
+    answers = Path(state, "answers.json")
+    reactor.addSystemEventTrigger("after", "shutdown", lambda: answers.write_text(json.dumps(bait.answers)))
     profile = os.environ.get("BENCH_PROFILE")
     if profile:
         taken = cProfile.Profile()
