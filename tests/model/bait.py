@@ -3,7 +3,7 @@
 from tests.model import product
 from tests.model.lrms import node_down
 from tests.model.rules import Moves, Rules, at_bait, job, node_of, put, requeue, swap
-from tests.model.state import Deed, Host, Job, Lease, View, Vm, World
+from tests.model.state import Deed, Domain, Host, Job, Lease, View, Vm, World
 
 
 def bait_moves(world: World, rules: Rules, at: int, host: Host) -> Moves:
@@ -155,7 +155,12 @@ def _request(world: World, rules: Rules, at: int, lease: Lease) -> World:
     new = Vm(host.given + 1, slot, lease.id, lease.restart)
     wrong = "a generation is given twice" if new.generation <= host.most else ""
     most = max(host.most, new.generation)
-    return put(world, at, vms=(*vms, new), given=new.generation, most=most)._replace(wrong=wrong)
+    domains = host.domains
+    if rules.spares and all(domain.slot != slot for domain in domains):
+        new = new._replace(phase="booting", spare=True, labelled="label" in rules.without)
+        domains = (*domains, Domain(new.generation, slot, -1, lease.restart, paused="label" not in rules.without))
+    given = new.generation
+    return put(world, at, vms=(*vms, new), domains=domains, given=given, most=most)._replace(wrong=wrong)
 
 
 def release(world: World, rules: Rules, at: int, lease: int, generation: int) -> World:

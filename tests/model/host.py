@@ -42,6 +42,8 @@ def _libvirt(world: World, at: int, vm: Vm, domain: Domain | None, deed: str) ->
         return world if taken else put(world, at, domains=(*host.domains, new))
     if domain is None:
         return world
+    if deed == "label":
+        return put(world, at, domains=swap(host.domains, domain, domain._replace(lease=vm.lease)))
     if deed in ("pause", "unpause"):
         return put(world, at, domains=swap(host.domains, domain, domain._replace(paused=deed == "pause")))
     if deed == "destroy":
@@ -51,12 +53,22 @@ def _libvirt(world: World, at: int, vm: Vm, domain: Domain | None, deed: str) ->
     return world
 
 
+def strays(world: World, at: int) -> World:
+    """`hostmaster.reconcile.strays`: spares that the journal does not know are destroyed."""
+    host = world.hosts[at]
+    for domain in host.domains:
+        if domain.lease < 0 and vm_of(host, domain.generation) is None:
+            world = _libvirt(world, at, Vm(domain.generation, domain.slot, -1, domain.asked), domain, "destroy")
+    return world
+
+
 def guest_moves(world: World, rules: Rules, at: int, host: Host) -> Moves:
     for domain in host.domains:
         if domain.paused:
             continue
         who = f"guest{at}-g{domain.generation}"
-        if not (host.cut or domain.ready):
+        told = domain.lease >= 0 or "label" in rules.without
+        if told and not (host.cut or domain.ready):
             nodes = (*(x for x in host.nodes if x[0] != domain.slot), (domain.slot, domain.generation, True))
             ready = swap(host.domains, domain, domain._replace(ready=True))
             yield f"{who}: is ready and a node", put(world, at, nodes=nodes, domains=ready)

@@ -10,7 +10,7 @@ there, and gives a silent node up later than `fence_pause_s` (ADR 0008).
 from tests.model import product
 from tests.model.bait import asked, bait_moves, decide, hear, release
 from tests.model.faults import fault_moves
-from tests.model.host import guest_moves, host_moves, keep
+from tests.model.host import guest_moves, host_moves, keep, strays
 from tests.model.lrms import lrms_moves, starter_moves, starter_out_of_time
 from tests.model.numbering import renumbered
 from tests.model.rules import Moves, Rules, at_bait, bounded, current, job, put, requeue, swap
@@ -53,6 +53,8 @@ def _record_vms(world: World, rules: Rules, at: int) -> World:
     lost = product.adopted_vms(host.domains, tuple(vm.generation for vm in host.vms))
     if lost and not host.away:
         world = put(world, at, vms=host.vms + lost)
+    if not host.away:
+        world = strays(world, at)
     for vm in world.hosts[at].vms:
         for _, after, deed in keep(world, rules, at, vm, expired=False, late=False):
             world = world if deed else after

@@ -35,6 +35,7 @@ AS_BUILT = (
     Case("", "as built, 2 of the faults that last", Rules(faults=FEW, most=2)),
     Case("", "as built, every Release arrives twice, 1 fault", Rules(faults=FEW, most=1, echo=True)),
     Case("", "as built, two slots, 1 fault", Rules(most=1, slots=2)),
+    Case("", "as built, VMs that were spares, any 1 fault", Rules(most=1, spares=True)),
     Case("", "as built, two hosts, cut off or a VM dies", Rules(faults=frozenset({"cut", "vm"}), most=1), hosts=2),
     Case("", "as built, two hosts, a bait dies for good", Rules(faults=frozenset({"bait dead"}), most=1), hosts=2),
     Case("", "as built, the LRMS loses its last change, twice", Rules(faults=frozenset({"amnesia"}), most=2)),
@@ -50,6 +51,12 @@ NO_FENCE = Rules(frozenset({"R9", "R10"}), frozenset({"cut"}), 1, slots=2)
 ONE_START = "more starts than"
 MUTANTS = (
     Case("R1", "the gate says yes before the start is journalled", without("R1", "link"), "destroyed"),
+    Case(
+        "R1",
+        "a spare is told of its lease before its domain carries it",
+        Rules(frozenset({"label"}), frozenset({"host journal"}), 1, spares=True),
+        "destroyed",
+    ),
     Case("R2", "what has started is remembered in memory only", without("R2", "host"), "destroyed"),
     Case("R3", "the starter exits with a code of its own", without("R3", "starter"), "never ran"),
     Case(

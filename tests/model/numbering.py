@@ -16,7 +16,7 @@ def renumbered(world: World) -> World:
     runs += [host.starter.restart for host in world.hosts if host.starter is not None]
     runs += [host.deed.restart for host in world.hosts if host.deed is not None]
     runs += [world.before.restart] if world.before is not None else []
-    names = [x.id for x in leases] + [x.lease for x in vms] + [x.lease for x in domains]
+    names = [x.id for x in leases] + [x.lease for x in vms] + [x.lease for x in domains if x.lease >= 0]
     names += [world.job.note] if world.job.note else []
     names += [world.before.note] if world.before is not None and world.before.note else []
     names += [world.echo[1]] if world.echo is not None and world.echo[1] else []
@@ -80,8 +80,9 @@ class _Less:
         )  # fmt: skip
 
     def _domain(self, domain: Domain) -> Domain:
+        lease = domain.lease - self.lease if domain.lease >= 0 else -1
         return domain._replace(
-            generation=domain.generation - self.made, lease=domain.lease - self.lease, asked=domain.asked - self.run,
+            generation=domain.generation - self.made, lease=lease, asked=domain.asked - self.run,
             launch=domain.launch - self.run if domain.launch >= 0 else -1,
             run=domain.run - self.run if domain.run >= 0 else -1,
             marker=domain.marker - self.run if domain.marker >= 0 else -1,

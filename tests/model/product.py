@@ -18,6 +18,7 @@ from bait.lrms.base import JobState, JobView
 from hostmaster import capacity, lifecycle, reconcile
 from hostmaster.capacity import Grant
 from hostmaster.lifecycle import Vm as HostVm
+from hostmaster.lifecycle import Way
 from hostmaster.world import Domain as SeenDomain
 from hostmaster.world import DomainState, Ours
 from protocol.guest import MayStart
@@ -145,6 +146,7 @@ def _vm(vm: Vm, host: int) -> HostVm:
         bound=run(vm.bound) if vm.bound >= 0 else None, phase=VmPhase(vm.phase),
         boot_id=boot(vm.generation) if vm.booted else None, tries=vm.tries, granted_at=0.0,
         since=1.0 if vm.found else 0.0, released=vm.released, fenced=0.0 if vm.fenced else None,
+        way=Way.UNPAUSE if vm.spare else Way.BOOT, labelled=vm.labelled,
     )  # fmt: skip
 
 
@@ -153,7 +155,7 @@ def _model_vm(vm: HostVm) -> Vm:
         generation=vm.generation, slot=int(vm.vm.split("v")[1]), lease=int(vm.lease, 16), asked=vm.asked.restart,
         bound=vm.bound.restart if vm.bound is not None else -1, phase=vm.phase.value, booted=vm.boot_id is not None,
         tries=vm.tries, released=vm.released, fenced=vm.fenced is not None,
-        found=vm.fenced is not None and vm.since > vm.fenced,
+        found=vm.fenced is not None and vm.since > vm.fenced, spare=vm.way is Way.UNPAUSE, labelled=vm.labelled,
     )  # fmt: skip
 
 
@@ -171,7 +173,7 @@ def vm_step(
         now=now if fence else LATE if late else 0.0, domain=None if unknown else state, overlay=False,
         ready=boot(vm.generation) if domain is not None and domain.ready else None,
         expires_at=0.0 if expired else float("inf"), contact=0.0 if silent else now if fence else float("inf"),
-        word=now if word else float("-inf"),
+        word=now if word else float("-inf"), labelled=domain is not None and domain.lease == vm.lease,
     )  # fmt: skip
     step = lifecycle.decide(_vm(vm, 0), facts, lifecycle.Times())
     return _model_vm(step.vm), step.deed.value if step.deed is not None else ""
@@ -224,7 +226,8 @@ def adopted_vms(domains: tuple[Domain, ...], known: tuple[int, ...]) -> tuple[Vm
         state = DomainState.PAUSED if domain.paused else DomainState.RUNNING
         ours = Ours(
             host="h", slot=name(0, domain.slot), generation=Generation(domain.generation),
-            lease=lease_id(domain.lease), bait=bait(0), owner=OWNER, environment=DEBIAN, image="a" * 64, shape=SHAPE,
+            lease=lease_id(domain.lease) if domain.lease >= 0 else LeaseId(""), bait=bait(0), owner=OWNER,
+            environment=DEBIAN, image="a" * 64, shape=SHAPE,
             run=msgspec.json.encode(run(domain.asked)).decode(),
         )  # fmt: skip
         seen.append(SeenDomain(ours.slot, str(domain.generation), state, ours))

@@ -36,6 +36,8 @@ class Rules:
     slots: int = 1
     echo: bool = False
     """Every Release may arrive once more, at any time: no fault."""
+    spares: bool = False
+    """Whoever asks for a VM is given one that waits, paused and without a lease."""
 
 
 def bounded(world: World) -> bool:

@@ -66,10 +66,14 @@ class Vm(NamedTuple):
     fenced: bool = False
     found: bool = False
     """It was found paused: nobody knows since when."""
+    spare: bool = False
+    """It was one before the lease took it."""
+    labelled: bool = True
 
 
 class Domain(NamedTuple):
-    """A VM that exists. `launch`: a run whose start is asked for; `told`: the gate said yes; `run`: user code."""
+    """A VM that exists. `lease` -1: a spare's. `launch`: a run whose start is asked for; `told`: the gate said yes;
+    `run`: user code."""
 
     generation: int
     slot: int
