@@ -80,7 +80,8 @@ def lost_writes(nemesis: Nemesis, site: Site) -> str:
     seconds, unnoticed = 2.0 * nemesis.rng.random(), nemesis.rng.random() < 0.5
 
     def down() -> None:
-        if nemesis.over or site.off or site.refused:
+        gone = not all(disk.copy() for disk in site.disks.values())
+        if nemesis.over or site.off or site.refused or gone:
             return
         reboot(nemesis, site)
         for who in DAEMONS:
