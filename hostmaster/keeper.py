@@ -314,7 +314,9 @@ class Keeper:
 
     def _way_is_free(self, generation: Generation) -> bool:
         vm = self.vms.get(generation)
-        return vm is None or self.beside is None or not self.beside.in_the_way(vm)
+        if vm is None or vm.phase is not VmPhase.RESERVED or self.beside is None:
+            return True  # who is not about to be created waits for nobody
+        return not self.beside.in_the_way(vm)
 
     def _heard_of(self, generation: Generation) -> tuple[float, float]:
         """When this host was last in contact with the LRMS, and when the bait last vouched for the VM's run."""

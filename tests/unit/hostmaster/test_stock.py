@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hostmaster.background import FIRST_REST_S
 from hostmaster.lifecycle import Way
 from hostmaster.spare import SparePhase
 from hostmaster.stock import Stock
 from hostmaster.world import DomainState
+from protocol.ids import Room
 from tests.crash.ready_days import GOLDEN, LINE, PAUSED, over, waits
 from tests.fakes.site import Site
 from wnod.config.ready import Ready
@@ -242,6 +244,38 @@ def test_another_qemu_makes_all_golden_states_and_spares_anew(paused: Site) -> N
     assert not names & set(stock(paused).goldens)
     assert spare not in stock(paused).spares
     assert set(paused.images.golden) == set(stock(paused).goldens)
+
+
+def test_a_guest_that_would_be_told_something_else_today_is_made_anew(paused: Site) -> None:
+    names = set(stock(paused).goldens)
+    paused.config = replace(paused.config, lrms=replace(paused.config.lrms, controller="elsewhere:6817"))
+    paused.crash_host()
+    paused.run(10.0)
+    waits(paused, paused=1, golden=2)
+    assert not names & set(stock(paused).goldens)
+
+
+def test_taken_out_of_the_configuration_all_of_it_goes(paused: Site) -> None:
+    paused.config = replace(paused.config, ready=Ready())
+    paused.crash_host()
+    paused.run(30.0)
+    assert (stock(paused).spares, stock(paused).goldens) == ({}, {})
+    assert (paused.images.made, paused.images.golden, paused.hypervisor.saved, paused.hypervisor.kept) == (
+        {},
+        {},
+        {},
+        {},
+    )
+
+
+def test_less_capacity_after_a_restart_makes_spares_go_before_a_job_waits(paused: Site) -> None:
+    """What is in use is more than there is: the job's VM must not wait for ever for room."""
+    paused.config = replace(paused.config, capacity=Room(cpus=4, memory_mib=900, disk_mib=1024))
+    paused.crash_host()
+    paused.run(5.0)
+    job = paused.submit(memory_mib=700)
+    over(paused, job)
+    assert way_of(paused, job) == "boot"
 
 
 def test_a_refused_image_stops_the_making_and_keeps_what_is_there(paused: Site) -> None:
