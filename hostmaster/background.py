@@ -71,6 +71,8 @@ class Background:
     _identity: str = ""
     """Of the hypervisor; empty: not known yet, so nothing is made and nothing taken for stale."""
     _names: dict[tuple[VmName, Kind], str] = field(default_factory=dict)
+    _named: set[Kind] = field(default_factory=set)
+    """Kinds that have a name for every slot."""
     _rests: dict[Kind, tuple[int, float]] = field(default_factory=dict)
     """Failures in a row, and until when nothing is made of the kind."""
     log: Logger = field(default_factory=lambda: Logger("hostmaster.background"))
@@ -90,6 +92,7 @@ class Background:
             self.log.info("the hypervisor has changed: golden states are made anew")
         self._identity = identity
         self._names.clear()
+        self._named.clear()
         self.kick()
 
     @property
@@ -149,8 +152,9 @@ class Background:
     async def _look_around(self, _: str) -> Next:
         if self.keeper.away or not self._identity:
             return Now.REST
-        for name in sorted(self.shelves.litter - pool.shelf(self.view()).in_use):
-            await self.shelves.sweep(name)
+        if self.shelves.litter:
+            for name in sorted(self.shelves.litter - pool.shelf(self.view()).in_use):
+                await self.shelves.sweep(name)
         plan = pool.plan(self.view())
         for generation in plan.drop:
             self.shelves.evict(generation, "not wanted any more")
@@ -188,10 +192,13 @@ class Background:
         kinds = {line.kind for line in self.lines()} | {golden.kind for golden in self.shelves.goldens.values()}
         kinds |= {Kind(record.environment, record.shape) for record in self.shelves.spares.values()}
         kinds |= set(self.demand) if self.budget_mib else set()
-        for slot in self.host().slots if self._identity and kinds else ():
-            for kind in kinds:
-                if (slot, kind) not in self._names:
-                    self._name(slot, kind)
+        if self._identity and not kinds <= self._named:
+            slots = self.host().slots
+            for slot in slots:
+                for kind in kinds - self._named:
+                    if (slot, kind) not in self._names:
+                        self._name(slot, kind)
+            self._named = {kind for kind in kinds if all((slot, kind) in self._names for slot in slots)}
         return self._names
 
     def _name(self, slot: VmName, kind: Kind) -> None:

@@ -19,6 +19,7 @@ from hostmaster import capacity, guestconf, specify
 from hostmaster.accounts import account_of
 from hostmaster.background import LOOK_EVERY_S as BACKGROUND_EVERY_S
 from hostmaster.background import Background
+from hostmaster.capacity import Host
 from hostmaster.contact import LOOK_EVERY_S, Contact
 from hostmaster.environments import Environments
 from hostmaster.golden import Kind, name_of
@@ -44,6 +45,7 @@ from protocol.guest import FromGuest
 from protocol.ids import Generation, Shape, VmName
 from protocol.messages import Code, VmPhase
 from wnod.config import Catalogue, HostmasterConfig
+from wnod.config.ready import Ready
 from wnod.journal import Journal
 
 TELL_EVERY_S = 1.0
@@ -93,6 +95,7 @@ class HostCore:
     def __post_init__(self) -> None:
         config = self.config
         self._loops: list[LoopingCall] = []
+        self._lines_made: tuple[Host, Ready, tuple[Line, ...]] | None = None
         self._stopped = False
         self._warned: set[str] = set()
         slots = tuple(slot.name for slot in config.slots)
@@ -294,7 +297,13 @@ class HostCore:
         self._warned = unknown | large
 
     def _lines(self) -> tuple[Line, ...]:
-        host = self.environments.host()
+        """Asked several times at each look around: made anew only when the offers or the configuration have changed."""
+        host, ready = self.environments.host(), self.config.ready
+        if self._lines_made is None or self._lines_made[0] is not host or self._lines_made[1] is not ready:
+            self._lines_made = (host, ready, self._make_lines(host))
+        return self._lines_made[2]
+
+    def _make_lines(self, host: Host) -> tuple[Line, ...]:
         return tuple(
             Line(Kind(x.environment, capacity.charged(host, x.environment, shape)), x.keep, x.at_most or x.keep)
             for x in self.config.ready.spares
