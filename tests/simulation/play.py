@@ -58,6 +58,9 @@ def stand_ins() -> Iterator[None]:
         without_tls(),
         mock.patch("hostmaster.core.LoopingCall", Loop),
         mock.patch("bait.core.LoopingCall", Loop),
+        # Looks for what no change tells of: by far the most frequent events of an idle site.
+        mock.patch("hostmaster.core.TELL_EVERY_S", 2.0),
+        mock.patch("hostmaster.core.BACKGROUND_EVERY_S", 15.0),
         mock.patch("hostmaster.serve_baits.account_of", account),
         mock.patch("tests.simulation.daemons.account_of", account),
     ):

@@ -90,9 +90,7 @@ class Site:
         self.disks = {"host": Disk(), "bait": Disk()}
         self.libvirtd = Libvirtd(cluster.world, cluster.rng("libvirt", number), cluster.judge.trace)
         self.libvirtd.changed = self._domain_changed
-        self.images = FakeImages(
-            {name: artifacts(name[-1] * 64) for name in ENVIRONMENTS}, saved=self.libvirtd.saved
-        )
+        self.images = FakeImages({name: artifacts(name[-1] * 64) for name in ENVIRONMENTS}, saved=self.libvirtd.saved)
         self.boots: dict[str, str] = {}
         """Boot ids of guests that were saved, by the path to their memory."""
         self.trouble = Trouble()
