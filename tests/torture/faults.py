@@ -24,8 +24,10 @@ NOBODY_S = 6.0
 """So long a fault waits for a VM to hit."""
 JOURNAL = ("", "-wal", "-shm")
 COPY = (
-    "import sqlite3,sys; sqlite3.connect(f'file:{sys.argv[1]}?mode=ro',uri=True).backup(sqlite3.connect(sys.argv[2]))"
+    "import sqlite3, sys; source = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True); "
+    "source.execute('SELECT value FROM meta').fetchone()[0]; source.backup(sqlite3.connect(sys.argv[2]))"
 )
+"""Fails for a journal that no daemon has opened yet: that one is nobody's."""
 REFUSES_S = 30.0
 
 
