@@ -21,6 +21,7 @@ class Samples:
     readies: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
+    stages: dict[str, list[float]] = field(default_factory=dict)
     rate: dict[str, float | int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
@@ -30,6 +31,8 @@ class Samples:
                  "memory_mib": self.memory}  # fmt: skip
         row: dict[str, object] = {name: figures.summary(found) for name, found in lists.items() if found}
         row |= self.rate
+        if self.stages:
+            row["stages_s"] = {name: figures.summary(seconds) for name, seconds in self.stages.items()}
         return {**row, "failures": self.failures} if self.failures else row
 
 
@@ -62,6 +65,8 @@ class Course:
             self._say(f"{way.key}, round {number + 1}: {late}")
             return f"{way.key} FAILED"
         mine.starts.append(seen.start_s)
+        for name, seconds in way.stages(seen.submitted).items():
+            mine.stages.setdefault(name, []).append(seconds)
         mine.readies += [] if ready is None else [ready]
         mine.cpu.append(usage.cpu_s)
         mine.memory.append(usage.memory_mib)

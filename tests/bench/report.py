@@ -35,8 +35,14 @@ def text(found: Mapping[str, Any]) -> str:
             f"{_number(row.get(figures.RATE)):>9} {_median(row.get('cpu_s_per_job')):>10} "
             f"{_median(row.get('memory_mib')):>6}"
         )
+    lines += [_stages(key, row["stages_s"]) for key, row in found["contestants"].items() if "stages_s" in row]
     lines += [f"floor {name:18} {_spread(value):>28}" for name, value in found["floors"].items()]
     return "\n".join([*lines, "", *(_bar(row) for row in found["bars"])])
+
+
+def _stages(key: str, stages: Mapping[str, Mapping[str, float]]) -> str:
+    reached = sorted((value["median"], name) for name, value in stages.items())
+    return f"  {key}: " + ", ".join(f"{name} {seconds:.2f}" for seconds, name in reached)
 
 
 def _bar(row: Mapping[str, Any]) -> str:

@@ -74,12 +74,20 @@ class BenchSite(Site):
 
     def vms_of_jobs(self, host: str) -> list[dict[str, Any]]:
         """The host's VMs that are, or were, a job's."""
-        path = f"/proc/{self.lab.pid_on_machine(host)}/root/run/wnod/hostmaster/status.sock"
+        vms = self._asked(host, "hostmaster", "/vms")
+        return [{"vm": "unknown"}] if vms is None else vms
+
+    def leases(self, host: str) -> list[dict[str, Any]]:
+        """The host's leases with their stages, also those that are over."""
+        return [lease for question in ("/past", "/jobs") for lease in self._asked(host, "bait", question) or ()]
+
+    def _asked(self, host: str, daemon: str, question: str) -> list[dict[str, Any]] | None:
+        path = f"/proc/{self.lab.pid_on_machine(host)}/root/run/wnod/{daemon}/status.sock"
         try:
-            vms: list[dict[str, Any]] = ask(path, "/vms")
+            answer: list[dict[str, Any]] = ask(path, question)
         except DaemonUnreachable:
-            return [{"vm": "unknown"}]
-        return vms
+            return None
+        return answer
 
     def _hostmaster(self, node: Node) -> dict[str, Any]:
         content = super()._hostmaster(node)

@@ -141,5 +141,8 @@ def test_the_text_names_every_contestant_every_floor_and_every_bar() -> None:
         assert name in said
     assert "NOT HELD" not in said
     run = good()
+    run["wnod_cold"]["stages_s"] = {"parked": {"median": 0.9}, "intercepted": {"median": 0.5}}
+    assert "wnod_cold: intercepted 0.50, parked 0.90" in report.text(report.results(run, FLOORS, {}))
+    run = good()
     run["wnod_restore"] = start(9.0)
     assert "NOT HELD" in report.text(report.results(run, FLOORS, {}))

@@ -37,6 +37,9 @@ class Way(Protocol):
         """Return when nothing of the job is left; seconds from `ended` (monotonic) to a clean VM ready for the next
         job, None where there is no such thing."""
 
+    def stages(self, submitted: float) -> dict[str, float]:
+        """When the last job reached what is known of its way: seconds after `submitted` (monotonic), by name."""
+
 
 def until(look: Callable[[], bool], what: str, limit_s: float = LIMIT_S, pause: float = 0.02) -> float:
     """The monotonic time when `look` was first true. Late after `limit_s`."""
@@ -64,6 +67,10 @@ class OnNode:
         argv = ["sinfo", "-h", "-p", self.options[0].split("=")[1], "-o", "%T"]
         until(lambda: self.lab.run(HEAD, argv).stdout.split() == ["idle"], f"the node of {self.key} is idle", pause=0.2)
 
+    def stages(self, submitted: float) -> dict[str, float]:
+        """Nothing is known."""
+        return {}
+
     def settle(self, ended: float) -> None:
         """The job has left the queue, and so its epilogue has ended."""
         until(lambda: no_jobs(self.lab), f"{self.key}: no job is left", pause=0.1)
@@ -90,6 +97,13 @@ class Wnod:
             raise Late(f"{self.key}: the job's VM came by {', '.join(others)}")
         again = self._until_clean()
         return max(0.0, again - ended) if plan.spares else None
+
+    def stages(self, submitted: float) -> dict[str, float]:
+        """What the bait has noted of its newest lease, on the machine's one clock."""
+        epoch = submitted + time.time() - time.monotonic()
+        reached = [lease["stages"] for lease in self._site.leases(self._host)]
+        newest: dict[str, float] = max(reached, key=lambda stages: max(stages.values()), default={})
+        return {name: at - epoch for name, at in newest.items() if at >= epoch}
 
     def _until_clean(self) -> float:
         again = until(lambda: self._kept() and not self._jobs_vms(), f"{self.key}: clean again: {self._picture()}")
@@ -120,6 +134,10 @@ class Cloud:
     def await_fresh(self) -> None:
         """A node is powered down and its time to power down is over."""
         until(lambda: "POWERED_DOWN" in self._stand.states().values(), f"{self.key}: a node is off", pause=0.2)
+
+    def stages(self, submitted: float) -> dict[str, float]:
+        """Nothing is known."""
+        return {}
 
     def settle(self, ended: float) -> None:
         """The job's machine is gone; Slurm's own wait for that (SuspendTimeout) passes while others are measured."""
