@@ -273,7 +273,9 @@ def _worded(path: str) -> Iterator[None]:
 
 
 def _ours(path: str, error: Exception) -> JournalError:
-    name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT" if isinstance(error, UnicodeDecodeError) else "")
+    # Python itself reads the text of a key: what it cannot read has no name of SQLite's.
+    unreadable = isinstance(error, UnicodeDecodeError) or "decode to UTF-8" in str(error)
+    name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT" if unreadable else "")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return JournalBroken(f"{path}: damaged: {error}. See docs/troubleshoot.md, 'The journal is damaged'")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

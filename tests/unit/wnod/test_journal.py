@@ -1,5 +1,6 @@
 """The journal's promises: what is committed is there after a crash at any instant, and nothing else is."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -434,6 +435,16 @@ def test_a_damaged_page_is_found_at_opening(path: str) -> None:
     Path(path).write_bytes(content)
     with pytest.raises(JournalBroken):
         Journal(path, "bait", "b1")
+
+
+def test_a_key_that_cannot_be_read_is_damage_and_no_full_disk(path: str, journal: Journal) -> None:
+    """A daemon that took it for a full disk would wait for ever."""
+    journal.put("lease", "a", Thing(1, "x"))
+    journal.close()
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE records SET key = CAST(x'76ff49' AS TEXT)")
+    with contextlib.closing(Journal(path, "bait", "b1")) as again, pytest.raises(JournalBroken, match="damaged"):
+        again.load("lease", Thing)
 
 
 def test_a_record_of_another_version_is_named(path: str, journal: Journal) -> None:
