@@ -45,6 +45,9 @@ class Shelves(Protocol):
     def forget_golden(self, name: str) -> None:
         """No VM is restored from it any more, and its files are litter."""
 
+    async def look_for_strays(self) -> None:
+        """Take up spares that no journal knows, as ones that are to go."""
+
     async def sweep(self, name: str) -> None:
         """Remove the files of a golden state that has no record."""
 
@@ -73,6 +76,7 @@ class Background:
     _names: dict[tuple[VmName, Kind], str] = field(default_factory=dict)
     _named: set[Kind] = field(default_factory=set)
     """Kinds that have a name for every slot."""
+    _due: bool = False
     _rests: dict[Kind, tuple[int, float]] = field(default_factory=dict)
     """Failures in a row, and until when nothing is made of the kind."""
     log: Logger = field(default_factory=lambda: Logger("hostmaster.background"))
@@ -81,10 +85,15 @@ class Background:
         self.duties = Duties(self.clock, self._look_around, "background")
 
     def kick(self) -> None:
-        """Something may have changed that the background depends on. Call it every LOOK_EVERY_S too."""
+        """Something may have changed that the background depends on."""
         there = self.shelves
         if self.configured or there.spares or there.goldens or there.litter:
             self.duties.kick("all")
+
+    def beat(self) -> None:
+        """Look at libvirt too; call this every LOOK_EVERY_S."""
+        self._due = True
+        self.kick()
 
     def settled(self, identity: str) -> None:
         """The hypervisor has this identity, and the images and the configuration are what they are now."""
@@ -152,6 +161,12 @@ class Background:
     async def _look_around(self, _: str) -> Next:
         if self.keeper.away or not self._identity:
             return Now.REST
+        if self._due:
+            self._due = False
+            try:
+                await self.shelves.look_for_strays()
+            except HypervisorUnavailable:
+                return Now.REST
         if self.shelves.litter:
             for name in sorted(self.shelves.litter - pool.shelf(self.view()).in_use):
                 await self.shelves.sweep(name)

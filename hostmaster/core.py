@@ -161,7 +161,7 @@ class HostCore:
         self.every(INVENTORY_EVERY_S, self.keeper.kick_all)
         self.keeper.look_for_contact()  # at once: a host that has lost its journal fences nothing before an answer
         self.every(LOOK_EVERY_S, self.keeper.look_for_contact)
-        self.every(BACKGROUND_EVERY_S, self.background.kick)
+        self.every(BACKGROUND_EVERY_S, self.background.beat)
         self.every(TELL_EVERY_S, self.baits.tell_capacity)
         self.every(VERIFY_EVERY_S, self.resettle)
 

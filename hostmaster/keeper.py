@@ -196,6 +196,8 @@ class Keeper:
             for text in story.told(before, vm):
                 self.journal.history(KIND, vm.asked.job, text, self.clock.seconds())
         self.vms[vm.generation] = vm
+        if was_spare and self.beside is not None:
+            del self.beside.spares[vm.generation]
         if yielding.went_on(before, vm):
             self._late.add(vm.generation)
             self.tell_time(vm)

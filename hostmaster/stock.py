@@ -61,11 +61,8 @@ class Stock:
 
     async def recover(self, domains: Iterable[Domain]) -> None:
         """Compare records with what there is: spares nobody knows go, and so do golden states without a record."""
-        records, seen = set(self.goldens), tuple(domains)
-        for stray in reconcile.strays(seen, self.keeper.vms, self.spares, self.keeper.host, self.clock.seconds()):
-            self.log.warn("{spare}: a spare that is not in the journal: it goes", spare=stray.key)
-            self.keeper.journal.raise_number("generation", stray.generation)
-            self.put(stray)
+        records = set(self.goldens)
+        self._take_up(tuple(domains))
         there = await self.keeper.images.goldens()
         for name in sorted(records.intersection(self.goldens) - set(there)):
             self.log.warn("golden state {name} is gone", name=name)
@@ -73,6 +70,16 @@ class Stock:
         known = {*self.goldens, *(s.golden for s in self.spares.values() if s.purpose is Purpose.GOLDEN)}
         self.litter |= set(there) - known
         self.background.kick()
+
+    async def look_for_strays(self) -> None:
+        """As `recover` does: one may come late, from a call that libvirt had not answered in time."""
+        self._take_up(tuple((await self.keeper.look.get()).values()))
+
+    def _take_up(self, domains: tuple[Domain, ...]) -> None:
+        for stray in reconcile.strays(domains, self.keeper.vms, self.spares, self.keeper.host, self.clock.seconds()):
+            self.log.warn("{spare}: a spare that is not in the journal: it goes", spare=stray.key)
+            self.keeper.journal.raise_number("generation", stray.generation)
+            self.put(stray)
 
     def with_uuid(self, uuid: str) -> tuple[Generation, ...]:
         """Of the spares whose domain has this UUID."""
@@ -95,7 +102,7 @@ class Stock:
 
     def take(self, generation: Generation, ask: RequestVm, bait: BaitName) -> Vm:
         """The spare becomes the lease's VM: one record in the place of the other, in one transaction."""
-        record = self.spares.pop(generation)
+        record = self.spares[generation]
         vm = spare.taken(record, ask, bait, self.clock.seconds())
         self.keeper.put(vm, was_spare=True)
         if generation in self.standby:
@@ -283,5 +290,5 @@ class Stock:
             made_at=now,
             since=now,
         )
-        self.keeper.guests.open(record.key)
         self.put(record)
+        self.keeper.guests.open(record.key)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace as replace_facts
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 from msgspec.structs import replace
 
 from hostmaster.background import FIRST_REST_S
+from hostmaster.domain import domain_xml
 from hostmaster.lifecycle import Way
 from hostmaster.spare import SparePhase
 from hostmaster.stock import Stock
 from hostmaster.world import DomainState
 from protocol.ids import Room
 from tests.crash.ready_days import GOLDEN, LINE, PAUSED, over, waits
+from tests.fakes.hypervisor import Kept
 from tests.fakes.site import Site
 from wnod.config.ready import Ready
 
@@ -317,6 +320,29 @@ def test_spares_and_golden_states_that_no_journal_knows_are_removed(paused: Site
     assert not old & now
     assert set(paused.images.golden) == set(stock(paused).goldens)
     assert set(paused.images.made) == {spare.key for spare in stock(paused).spares.values()}
+
+
+def test_a_spare_that_libvirt_made_late_is_found_and_goes(tmp_path: Path) -> None:
+    """A call without an answer may be carried out after it was given up: its slot would be taken for ever."""
+    with a_site(tmp_path, PAUSED) as site:
+        waits(site, paused=1, golden=2)
+        (spare,) = stock(site).spares.values()
+        late = site.hypervisor.kept[spare.uuid]
+        assert late.spec is not None
+        ours = replace_facts(late.spec.ours, generation=spare.generation + 1000, slot="vm2")
+        spec = replace_facts(late.spec, uuid="00000000-0000-4000-8000-00000000beef", ours=ours)
+        site.hypervisor.kept[spec.uuid] = Kept(domain_xml(spec), spec=spec)
+        site.run(12.0)
+        assert spec.uuid not in site.hypervisor.kept
+
+
+def test_a_daemon_that_dies_as_it_takes_a_spare_has_given_it_to_the_lease(paused: Site) -> None:
+    (spare,) = stock(paused).spares.values()
+    paused.die_at["host"] = paused.commits["host"] + 1
+    job = paused.submit()
+    over(paused, job)
+    assert way_of(paused, job) == "unpause"
+    assert spare.generation not in stock(paused).spares
 
 
 def test_a_taken_spare_is_adopted_as_a_vm_in_which_a_job_may_run(paused: Site) -> None:
