@@ -170,7 +170,7 @@ def _job(record: dict[str, str], cluster: str) -> JobView:
         disk_mib=mib(record["MinTmpDisk"]),
         time_limit_s=seconds(record["TimeLimit"]),
         nodes=_first(record["NumNodes"]),
-        batch=record["BatchFlag"] == "1",
+        batch=record["BatchFlag"] not in ("", "0"),  # Slurm counts on in it how often a job's node has failed
         requeue=record["Requeue"] == "1",
         required_nodes=tuple(name for name in record["ReqNodes"].split(",") if name),
         note=record["admin_comment"],

@@ -82,6 +82,11 @@ def test_a_parked_job() -> None:
     )
 
 
+def test_a_batch_job_whose_node_has_failed_is_still_a_batch_job() -> None:
+    """Torture, seed 1: Slurm showed BatchFlag=2, the bait handed the job back, and so again every two minutes."""
+    assert [one(BatchFlag=flag).batch for flag in ("0", "1", "2", "5")] == [False, True, True, True]
+
+
 def test_a_running_job_has_a_node_and_is_not_held() -> None:
     view = one(State="RUNNING", NodeList="vm1", ReqNodes="vm1", PriorityLong="0")
     assert (view.state, view.node, view.required_nodes, view.held) == (JobState.RUNNING, "vm1", ("vm1",), False)
