@@ -277,8 +277,6 @@ class Follower:
             await self.write(lease, after, kick=False)
 
     async def _perform(self, lease: Lease, deed: Deed, facts: Facts) -> None:
-        job = facts.job
-        run = lease.target if job is None else job.run
         match deed:
             case Deed.ASK | Deed.BIND | Deed.RELEASE_VM:
                 self._say(lease, deed)
@@ -288,23 +286,32 @@ class Follower:
                 self._answer(lease.lease, "hand-back", lease.text)
             case Deed.FORGET:
                 self._forget(lease)
-            case Deed.MAKE_REQUEUEABLE:
-                await self._mark(lease, job)
-            case Deed.TELL:
-                await self.lrms.tell(lease.target, f"the VM of this job is {lease.vm}")
-            case Deed.SEND:
-                await self._send(lease)
-            case Deed.GIVE_BACK:
-                await self.lrms.tell(run, f"back in the queue: {lease.text}")
-                await self.lrms.give_back(run, lease.home, f"wnod: given back: {lease.text}", lease.delay_s)
-            case Deed.REFUSE:
-                await self.lrms.refuse(run, lease.home, lease.text)
             case Deed.FAIL_NODE:
                 assert lease.vm is not None
                 await self.lrms.fail_node(lease.vm, f"wnod: the VM died: {facts.lost or 'gone'}")
             case Deed.REMOVE_NODE:
                 assert lease.vm is not None
                 await self.lrms.remove_node(lease.vm)
+            case _:
+                await self._change_job(lease, deed, facts.job)
+
+    async def _change_job(self, lease: Lease, deed: Deed, job: JobView | None) -> None:
+        run = lease.target if job is None else job.run
+        match deed:
+            case Deed.MAKE_REQUEUEABLE:
+                await self._mark(lease, job)
+            case Deed.TELL:
+                await self.lrms.tell(lease.target, f"the VM of this job is {lease.vm}")
+            case Deed.SEND:
+                await self._send(lease)
+            case Deed.FORBID_REQUEUE:
+                await self.lrms.forbid_requeue(run)
+            case Deed.GIVE_BACK:
+                await self.lrms.tell(run, f"back in the queue: {lease.text}")
+                words = note.given_back(lease.home, lease.text)
+                await self.lrms.give_back(run, lease.home, words, lease.delay_s)
+            case Deed.REFUSE:
+                await self.lrms.refuse(run, lease.home, lease.text)
 
     async def _mark(self, lease: Lease, job: JobView | None) -> None:
         await self.lrms.make_requeueable(lease.run, note.write(lease, self.bait, self.clock.seconds()))
@@ -314,7 +321,7 @@ class Follower:
     async def _send(self, lease: Lease) -> None:
         assert lease.vm is not None
         words = note.write(lease, self.bait, self.clock.seconds())
-        await self.lrms.send(lease.target, lease.vm, lease.shape, lease.home, words)
+        await self.lrms.send(lease.target, lease.vm, lease.shape, words)
 
     def _say(self, lease: Lease, deed: Deed) -> None:
         request = RequestId(self.new_id())

@@ -211,6 +211,8 @@ def _started(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.state is JobState.PENDING:
         # The LRMS has forgotten that it started this run (R15), or its answer is an old one: then it refuses.
         return Step(_return(lease, facts, f"the batch system has lost the run in {lease.vm}"))
+    if job.state is JobState.RUNNING and job.requeue and not lease.requeue:
+        return Step(lease, Deed.FORBID_REQUEUE)
     if (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:
         return Step(lease, Deed.FAIL_NODE)
     return Step(lease, wake_s=times.soon_s if job.state is JobState.LEAVING else times.poll_s)

@@ -150,6 +150,8 @@ class Deed(enum.Enum):
     SAY_BACK = "say-back"
     TELL = "tell"
     SEND = "send"
+    FORBID_REQUEUE = "forbid-requeue"
+    """The user's wish for no requeue holds again: his run has started."""
     GIVE_BACK = "give-back"
     REFUSE = "refuse"
     FAIL_NODE = "fail-node"

@@ -38,6 +38,11 @@ def read(note: str) -> Note | None:
         return None
 
 
+def given_back(home: Home, why: str) -> str:
+    """The note of a job that is put back into the queue: of our doing only its user's own wish is left on it."""
+    return f"wnod: given back: {why}" if home.requeue else f"{NO_REQUEUE}: given back: {why}"
+
+
 def forbids_requeue(note: str) -> bool:
     """True if the job's user asked for no requeue, and only we, or the site's hook, made it requeueable."""
     known = read(note)

@@ -72,7 +72,7 @@ class Rescue:
         # Twice: the first answer may have been asked for before a lease came to its end.
         lost = before & self._lost
         for job, ours in orphans(jobs, self.follower.leases, self.clock.seconds(), lost):
-            text = f"wnod: given back: {ours.bait or 'its bait'} did not go on with it"
+            text = note.given_back(ours.home, f"{ours.bait or 'its bait'} did not go on with it")
             self.log.warn("{run}: {text}", run=str(job.run), text=text, lease=ours.lease)
             try:
                 with around("bait.rescue"):

@@ -8,8 +8,8 @@ from typing import Protocol
 from protocol.ids import Run, Shape
 
 NO_REQUEUE = "wnod:no-requeue"
-"""In a job's note: its user asked for no requeue, and the site's submission hook made it requeueable for the bait's
-sake. The user's wish is put back when the job is sent to its VM."""
+"""How the note begins of a job whose user asked for no requeue, and that the site's submission hook or a bait made
+requeueable: what befalls it before it starts is no reason to end it. The wish is put back once a run has started."""
 
 
 OUR_NOTE = "wnod:lease="
@@ -116,16 +116,21 @@ class Lrms(Protocol):
         """Nodes of VMs that the LRMS cannot reach: of every bait, and none that the site itself configured."""
 
     async def make_requeueable(self, run: Run, note: str) -> None:
-        """Put our note on the job, and let the LRMS requeue it though its user asked it not to; `send` and
-        `give_back` put the user's wish back. Empty note: whatever note there is stays."""
+        """Put our note on the job, and let the LRMS requeue it though its user asked it not to. Empty note: whatever
+        note there is stays."""
 
-    async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
-        """Target the parked job at the VM's node, then release it (retarget + release)."""
+    async def send(self, run: Run, node: str, shape: Shape, note: str) -> None:
+        """Target the parked job at the VM's node, then release it (retarget + release). It stays requeueable: a node
+        that fails before the job has started must not end it."""
+
+    async def forbid_requeue(self, run: Run) -> None:
+        """The user's wish for no requeue holds again, because his job has started."""
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
         """Undo all we did: no target, home partition (unless somebody has moved it since), eligible in `delay_s`
         seconds, released if held by us (R11, R12). Ours is a hold that the LRMS set for an exit code or that
-        `refuse` set, not a human's."""
+        `refuse` set, not a human's. At home, where baits are, it stays requeueable, and the note says what its user
+        wished; elsewhere the wish holds again."""
 
     async def refuse(self, run: Run, home: Home, text: str) -> None:
         """Leave the job held such that its user sees `text`, can change the job and can release it himself."""

@@ -88,7 +88,7 @@ class Slurm:
         if not view.requeue or (words and words != view.note):
             await self._act(commands.requeueable(parse.job_id(run), words))
 
-    async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
+    async def send(self, run: Run, node: str, shape: Shape, note: str) -> None:
         """Two scontrol calls. The job's own size is left alone: the VM was made to fit it, and a job that asked for
         no memory gets all of the node it lands on."""
         view, _ = await self._read(run)
@@ -97,10 +97,15 @@ class Slurm:
             return
         _must_be_ours(view)
         job = parse.job_id(run)
-        if not (there and view.requeue == home.requeue and view.note == commands.one_line(note)):
-            await self._act(commands.target(job, self._vm_partition, node, home, note))
+        if not (there and view.requeue and view.note == commands.one_line(note)):
+            await self._act(commands.target(job, self._vm_partition, node, note))
         if view.held:
             await self._act(commands.release(job))
+
+    async def forbid_requeue(self, run: Run) -> None:
+        view, _ = await self._read(run)
+        if view.requeue and view.state is not JobState.ENDED:
+            await self._act(commands.not_requeueable(parse.job_id(run)))
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
         """At most two scontrol calls. Eligible in 10 seconds at the earliest: sooner, Slurm may lose the job. A hold
@@ -108,7 +113,9 @@ class Slurm:
         view, _ = await self._read(run)
         _must_be_pending(view)
         job = parse.job_id(run)
-        await self._act(commands.untarget(job, self._home(view, home), note, delay_s))
+        there = self._belongs(view, home)
+        back = Home(there, home.requeue or there == home.partition)
+        await self._act(commands.untarget(job, back, note, delay_s))
         if parse.held_by_us(view):
             await self._act(commands.release(job))
 
@@ -120,11 +127,12 @@ class Slurm:
             await self._act(commands.user_hold(job))
         words = f"Comment={commands.with_word(comment, text)}"
         note = f"{parse.REFUSED_NOTE} {text}"
-        await self._act((*commands.untarget(job, self._home(view, home), note, 0), words))
+        there = Home(self._belongs(view, home), home.requeue)
+        await self._act((*commands.untarget(job, there, note, 0), words))
 
-    def _home(self, view: JobView, home: Home) -> Home:
-        """Where the job belongs: a partition that is not the VMs' was chosen by somebody, and stays."""
-        return home if view.partition == self._vm_partition else Home(view.partition, home.requeue)
+    def _belongs(self, view: JobView, home: Home) -> str:
+        """The job's partition: one that is not the VMs' was chosen by somebody, and stays."""
+        return home.partition if view.partition == self._vm_partition else view.partition
 
     async def tell(self, run: Run, text: str) -> None:
         """Comment=, after the user's own; `squeue -o %k` and `scontrol show job` show it. Empty text takes it away."""

@@ -49,16 +49,16 @@ def sinfo(mark: str, partition: str | None = None) -> Argv:
     return ("sinfo", "-h", *which, "-N", "-O", columns(NODE_FIELDS, mark))
 
 
-def target(job: str, partition: str, node: str, home: Home, note: str) -> Argv:
+def target(job: str, partition: str, node: str, note: str) -> Argv:
     """Point a parked job at its VM. Without StartTime a requeued job waits two minutes."""
     place = (f"Partition={partition}", f"ReqNodeList={checked_node(node)}", "StartTime=now")
-    return (*_update(job), *place, _requeue(home), f"AdminComment={one_line(note)}")
+    return (*_update(job), *place, "Requeue=1", f"AdminComment={one_line(note)}")
 
 
 def untarget(job: str, home: Home, note: str, delay_s: int) -> Argv:
     """Undo `target`; eligible again after the delay."""
     place = (f"Partition={home.partition}", "ReqNodeList=", f"StartTime=now+{max(_BACK_S, delay_s)}")
-    return (*_update(job), *place, _requeue(home), f"AdminComment={one_line(note)}")
+    return (*_update(job), *place, f"Requeue={int(home.requeue)}", f"AdminComment={one_line(note)}")
 
 
 def comment(job: str, text: str) -> Argv:
@@ -69,6 +69,11 @@ def comment(job: str, text: str) -> Argv:
 def requeueable(job: str, note: str) -> Argv:
     """Allowed at any time, also while the job runs."""
     return (*_update(job), "Requeue=1", *([f"AdminComment={note}"] if note else []))
+
+
+def not_requeueable(job: str) -> Argv:
+    """Allowed at any time, also while the job runs."""
+    return (*_update(job), "Requeue=0")
 
 
 def release(job: str) -> Argv:
@@ -148,10 +153,6 @@ def failure(argv: Sequence[str], complaint: str) -> LrmsUnavailable | LrmsRefuse
 
 def _update(job: str) -> Argv:
     return ("scontrol", "update", f"JobId={job}")
-
-
-def _requeue(home: Home) -> str:
-    return f"Requeue={int(home.requeue)}"
 
 
 def _is_away(complaint: str) -> bool:

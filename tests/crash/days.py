@@ -25,6 +25,10 @@ def an_ordinary_job(site: Site) -> None:
     done(site, site.submit())
 
 
+def a_job_whose_user_wants_no_requeue(site: Site) -> None:
+    done(site, site.submit(requeue=False))
+
+
 def two_jobs_too_many(site: Site) -> None:
     """There are two slots: the others go back, and come again."""
     for job in [site.submit() for _ in range(4)]:
@@ -103,7 +107,8 @@ class Day:
 DAYS = tuple(
     Day(live)
     for live in (
-        an_ordinary_job, two_jobs_too_many, a_vm_that_dies_while_it_boots, a_vm_that_dies_while_its_job_runs,
+        an_ordinary_job, a_job_whose_user_wants_no_requeue, two_jobs_too_many, a_vm_that_dies_while_it_boots,
+        a_vm_that_dies_while_its_job_runs,
         a_job_that_is_too_big, a_host_that_is_cut_off_for_a_while, a_bait_that_loses_its_journal_for_long,
         a_vm_that_somebody_wants_kept,
     )

@@ -241,7 +241,7 @@ class FakeLrms:
         job.note = note or job.note
         self._reply()
 
-    async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
+    async def send(self, run: Run, node: str, shape: Shape, note: str) -> None:
         job = await self._same(run)
         there = job.partition == self.vm_partition and job.required_nodes == (node,)
         if there and job.state is JobState.RUNNING and job.node == node:
@@ -251,15 +251,20 @@ class FakeLrms:
             raise LrmsRefused(f"{run} is held by {job.held_by}")
         if node not in self.all_nodes:
             raise LrmsRefused(f"no node {node}")
-        job.partition, job.required_nodes, job.requeue, job.note = self.vm_partition, (node,), home.requeue, note
+        job.partition, job.required_nodes, job.requeue, job.note = self.vm_partition, (node,), True, note
         job.eligible_at = self.clock.seconds()
         self._set_word(job, "PENDING", "")
+        self._reply()
+
+    async def forbid_requeue(self, run: Run) -> None:
+        (await self._same(run)).requeue = False
         self._reply()
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
         job = await self._same(run)
         self._pending(job)
         self._untarget(job, home, note, delay_s)
+        job.requeue = home.requeue or job.partition == home.partition
         if job.held_by in OUR_HOLDS:
             self._set_word(job, "PENDING", "")
         self._reply()

@@ -23,7 +23,7 @@ TWICE = 0.125
 RECORDS: dict[str, tuple[str, type[Any]]] = {"host": ("vm", Vm), "bait": ("lease", Lease)}
 CAUSED = frozenset({Phase.RETURNING, Phase.REFUSING, Phase.ENDED, VmPhase.DESTROYING, VmPhase.GONE})
 """Phases that need a reason."""
-OWN_JOB = frozenset({"make requeueable", "send", "refuse", "give back"})
+OWN_JOB = frozenset({"make requeueable", "send", "forbid requeue", "refuse", "give back"})
 
 
 class Audit:

@@ -313,9 +313,11 @@ class Way:
     async def make_requeueable(self, run: Run, note: str) -> None:
         await self._change("make requeueable", run.key, lambda: self._controller.make_requeueable(run, note))
 
-    async def send(self, run: Run, node: str, shape: Shape, home: Home, note: str) -> None:
-        send = lambda: self._controller.send(run, node, shape, home, note)  # noqa: E731
-        await self._change("send", run.key, send, f"to {node}")
+    async def send(self, run: Run, node: str, shape: Shape, note: str) -> None:
+        await self._change("send", run.key, lambda: self._controller.send(run, node, shape, note), f"to {node}")
+
+    async def forbid_requeue(self, run: Run) -> None:
+        await self._change("forbid requeue", run.key, lambda: self._controller.forbid_requeue(run))
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
         await self._change("give back", run.key, lambda: self._controller.give_back(run, home, note, delay_s))

@@ -11,6 +11,7 @@ from unittest import mock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
+from bait.lrms.base import NO_REQUEUE
 from tests.simulation.clock import Crash, Loop
 from tests.simulation.cluster import Cluster
 from tests.simulation.faults import FAULTS
@@ -124,7 +125,8 @@ def _submit_one(
     cluster: Cluster, tasks: tuple[int, ...], user: str, uid: int, wishes: dict[str, object], seconds: float
 ) -> None:
     cluster.to_come -= 1
-    number = cluster.lrms.submit(tasks=tasks, owner=uid, user=user, **wishes)
+    wished = {} if wishes["requeue"] else {"requeue": True, "note": NO_REQUEUE}  # as the site's submission hook does
+    number = cluster.lrms.submit(tasks=tasks, owner=uid, user=user, **wishes | wished)
     for task in tasks or (None,):
         job = number if task is None else f"{number}_{task}"
         cluster.run_s[job] = seconds
@@ -154,7 +156,8 @@ def _judge_the_end(cluster: Cluster) -> None:
         ran = any(run.end == "done" for run in judge.runs.get(job, []))
         if word == "COMPLETED" and not ran:
             judge.breach("lost", job, "COMPLETED, but its program never ran to its end")
-        wished = word == "NODE_FAIL" and job in cluster.no_requeue  # its user wants it to end with its node
+        # Its user wants it to end with its node, once it has begun.
+        wished = word == "NODE_FAIL" and job in cluster.no_requeue and judge.runs.get(job)
         if word not in {"COMPLETED", "CANCELLED", "FORGOTTEN"} and not wished:
             judge.breach("lost", job, f"ended as {word}")
 

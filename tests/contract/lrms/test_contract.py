@@ -3,7 +3,7 @@
 import pytest
 import pytest_twisted
 
-from bait.lrms.base import OUR_NOTE, Home, JobState, LrmsRefused, LrmsUnavailable, NodeState
+from bait.lrms.base import NO_REQUEUE, OUR_NOTE, Home, JobState, LrmsRefused, LrmsUnavailable, NodeState
 from protocol.ids import Run, Shape
 from tests.contract.lrms.slurm_world import SlurmWorld
 from tests.contract.lrms.worlds import BAIT, VM, World, intercepted, parked, seen, until
@@ -53,10 +53,10 @@ async def test_handing_back_is_a_requeue_without_a_hold(world: World) -> None:
 async def test_a_parked_job_moves_to_its_vm_and_ends_there(world: World) -> None:
     world.start_vm()
     run = await parked(world)
-    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    await world.lrms.send(run, VM, SHAPE, NOTE)
     view = await seen(world, run.job, state=JobState.RUNNING)
     assert (view.run, view.node, view.note, view.required_nodes) == (run, VM, NOTE, (VM,))
-    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)  # the answer to the first may have been lost
+    await world.lrms.send(run, VM, SHAPE, NOTE)  # the answer to the first may have been lost
     assert (await world.lrms.jobs([run.job]))[run.job].run == run
     await world.exits(run.job, 3)
     view = await seen(world, run.job, state=JobState.ENDED)
@@ -68,7 +68,7 @@ async def test_a_job_sent_before_it_was_released_is_sent_once(world: World) -> N
     world.start_vm()
     run = await parked(world, requeue=True)
     for _ in range(3):
-        await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+        await world.lrms.send(run, VM, SHAPE, NOTE)
     assert (await seen(world, run.job, state=JobState.RUNNING)).run == run
 
 
@@ -83,7 +83,7 @@ async def test_another_run_of_the_job_is_left_alone(world: World) -> None:
         Run(cluster="x", job=run.job, restart=1),
     ):
         with pytest.raises(LrmsRefused):
-            await world.lrms.send(other, VM, SHAPE, HOME, NOTE)
+            await world.lrms.send(other, VM, SHAPE, NOTE)
         with pytest.raises(LrmsRefused):
             await world.lrms.give_back(other, HOME, "")
         with pytest.raises(LrmsRefused):
@@ -96,7 +96,7 @@ async def test_another_run_of_the_job_is_left_alone(world: World) -> None:
 async def test_a_job_cannot_be_sent_to_a_node_that_is_not_there(world: World) -> None:
     run = await parked(world)
     with pytest.raises(LrmsRefused):
-        await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+        await world.lrms.send(run, VM, SHAPE, NOTE)
     view = (await world.lrms.jobs([run.job]))[run.job]
     assert (view.held, view.run) == (True, run)
 
@@ -106,7 +106,7 @@ async def test_giving_back_undoes_everything(world: World) -> None:
     world.start_vm()
     run = await parked(world)
     await world.lrms.close_node(VM, "not yet")
-    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    await world.lrms.send(run, VM, SHAPE, NOTE)
     for _ in range(2):
         await world.lrms.give_back(run, HOME, "", delay_s=3600)
     view = (await world.lrms.jobs([run.job]))[run.job]
@@ -132,7 +132,7 @@ async def test_the_users_own_hold_stays(world: World) -> None:
     await world.lrms.give_back(run.next(), HOME, "")
     assert (await world.lrms.jobs([run.job]))[run.job].held
     with pytest.raises(LrmsRefused):
-        await world.lrms.send(run.next(), BAIT, SHAPE, HOME, NOTE)
+        await world.lrms.send(run.next(), BAIT, SHAPE, NOTE)
 
 
 @pytest_twisted.ensureDeferred
@@ -193,8 +193,23 @@ async def test_a_job_that_must_not_be_requeued_can_be_parked_and_keeps_its_wish(
     assert (seen_now.requeue, seen_now.note) == (True, NOTE)
     await world.exits(run.job, 199)
     run = (await seen(world, run.job, held=True)).run
-    await world.lrms.send(run, VM, SHAPE, Home("batch", requeue=False), NOTE)
-    assert not (await seen(world, run.job, state=JobState.RUNNING)).requeue
+    await world.lrms.send(run, VM, SHAPE, NOTE)
+    assert (await seen(world, run.job, state=JobState.RUNNING)).requeue  # a node that fails now must not end it
+    for _ in range(2):
+        await world.lrms.forbid_requeue(run)
+    assert not (await world.lrms.jobs([run.job]))[run.job].requeue
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_that_is_given_back_stays_requeueable_at_home_and_nowhere_else(world: World) -> None:
+    world.start_vm()
+    run = await parked(world)
+    await world.lrms.make_requeueable(run, NOTE)
+    await world.lrms.give_back(run, Home("batch", requeue=False), f"{NO_REQUEUE}: given back: full", delay_s=3600)
+    view = (await world.lrms.jobs([run.job]))[run.job]
+    assert (view.requeue, view.note) == (True, f"{NO_REQUEUE}: given back: full")
+    await world.lrms.give_back(run, Home("elsewhere", requeue=False), "", delay_s=3600)  # somebody has moved it here
+    assert not (await world.lrms.jobs([run.job]))[run.job].requeue
 
 
 @pytest_twisted.ensureDeferred
@@ -208,7 +223,7 @@ async def test_jobs_that_may_need_a_rescue_are_found_without_their_ids(world: Wo
     run = (await seen(world, run.job, held=True)).run
     assert {key: (job.run, job.note) for key, job in (await world.lrms.waiting()).items()} == {run.job: (run, NOTE)}
     world.stop_vm()
-    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    await world.lrms.send(run, VM, SHAPE, NOTE)
     view = (await world.lrms.jobs([run.job]))[run.job]
     if view.state is JobState.PENDING:  # unless it has started before the VM was seen to be gone
         assert (await world.lrms.waiting())[run.job].required_nodes == (VM,)
@@ -219,7 +234,7 @@ async def test_a_sent_job_that_somebody_has_moved_is_found_and_given_back_where_
     world.start_vm()
     run = await parked(world)
     await world.lrms.close_node(VM, "not yet")
-    await world.lrms.send(run, VM, SHAPE, Home("elsewhere", requeue=True), f"{OUR_NOTE}0123456789abcdef:home=elsewhere")
+    await world.lrms.send(run, VM, SHAPE, f"{OUR_NOTE}0123456789abcdef:home=elsewhere")
     world.move(run.job, "batch")
     found = (await world.lrms.waiting())[run.job]
     assert (found.partition, found.required_nodes) == ("batch", (VM,))
@@ -240,7 +255,7 @@ async def test_array_tasks_are_jobs_of_their_own(world: World) -> None:
         await seen(world, task, held=True)
     run = (await world.lrms.jobs([tasks[2]]))[tasks[2]].run  # Slurm's raw id of the last task is the array's
     assert (run.job, run.task, run.restart) == (array, 5, 1)
-    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    await world.lrms.send(run, VM, SHAPE, NOTE)
     assert (await seen(world, tasks[2], state=JobState.RUNNING)).node == VM
     others = await world.lrms.jobs(tasks[:2])
     assert [(view.held, view.partition, view.note) for view in others.values()] == [(True, "batch", "")] * 2
@@ -256,7 +271,7 @@ async def test_a_cancelled_job_has_ended(world: World) -> None:
     view = await seen(world, run.job, state=JobState.ENDED)
     assert view.word == "CANCELLED"
     with pytest.raises(LrmsRefused):
-        await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+        await world.lrms.send(run, VM, SHAPE, NOTE)
 
 
 @pytest_twisted.ensureDeferred
@@ -317,7 +332,7 @@ async def test_dead_nodes_are_those_of_vms_that_cannot_be_reached(world: World) 
 async def test_a_node_with_a_job_and_a_bait_are_not_removed(world: World) -> None:
     world.start_vm()
     run = await parked(world)
-    await world.lrms.send(run, VM, SHAPE, HOME, NOTE)
+    await world.lrms.send(run, VM, SHAPE, NOTE)
     await seen(world, run.job, state=JobState.RUNNING)
     for node in (VM, BAIT):
         with pytest.raises(LrmsRefused):
@@ -330,8 +345,10 @@ async def test_a_node_with_a_job_and_a_bait_are_not_removed(world: World) -> Non
 async def test_a_dead_vms_job_is_seen_to_at_once(world: World, requeue: bool) -> None:
     world.start_vm()
     run = await parked(world)
-    await world.lrms.send(run, VM, SHAPE, Home("batch", requeue), NOTE)
+    await world.lrms.send(run, VM, SHAPE, NOTE)
     await seen(world, run.job, state=JobState.RUNNING)
+    if not requeue:
+        await world.lrms.forbid_requeue(run)
     world.stop_vm()
     for _ in range(2):
         await world.lrms.fail_node(VM, "its VM is gone")

@@ -134,6 +134,10 @@ def test_a_job_that_must_not_be_requeued_is_made_so_once_and_put_back(case: Bait
     case.run(1)
     case.ready()
     case.run(1)
+    assert case.lrms.all_jobs[job].requeue is True  # or a node that fails now would end it before it has started
+    case.lrms.tick()
+    case.started()
+    case.run(10)
     assert case.lrms.all_jobs[job].requeue is False
 
 

@@ -74,6 +74,15 @@ def test_a_job_that_a_newer_lease_has_parked_is_not_taken_for_one_that_exited_wi
     assert step(lease, job=others).lease.phase is Phase.RETURNING
 
 
+def test_the_wish_for_no_requeue_holds_again_when_the_run_has_started_and_not_before() -> None:
+    lease = granted(phase=Phase.STARTED, requeue=False)
+    running = sent(state=JobState.RUNNING, node=VM)
+    assert step(lease, job=running).deed is Deed.FORBID_REQUEUE
+    assert step(lease, job=dataclasses.replace(running, requeue=False)).deed is not Deed.FORBID_REQUEUE
+    assert step(replace(lease, requeue=True), job=running).deed is not Deed.FORBID_REQUEUE
+    assert step(replace(lease, phase=Phase.RELEASED), job=running).deed is not Deed.FORBID_REQUEUE
+
+
 def test_a_job_that_must_not_be_requeued_is_made_requeueable_first() -> None:
     assert step(granted(marked=True), vm=BOUND, job=a_job(requeue=False)).deed is Deed.MAKE_REQUEUEABLE
 

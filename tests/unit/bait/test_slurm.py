@@ -79,7 +79,7 @@ class SlurmTests(SynchronousTestCase):
         return str(self.failureResultOf(waiting, kind).value)
 
     def send(self) -> Awaitable[None]:
-        return self.slurm.send(RUN, "vm1", SHAPE, HOME, "wnod:l:1")
+        return self.slurm.send(RUN, "vm1", SHAPE, "wnod:l:1")
 
     def test_questions_of_one_turn_are_one_query(self) -> None:
         self.commands.jobs = job() + job(JobArrayID="13_2")
