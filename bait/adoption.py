@@ -3,10 +3,10 @@
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from bait import note
 from bait.follower import Follower
-from bait.lease import Lease, Phase
 from bait.lrms.base import JobState, JobView, Lrms, LrmsUnavailable
+from bait.rules import note
+from bait.rules.lease import Lease, Phase
 from protocol.messages import VmStatus
 
 _log = Logger("bait.adoption")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bait.lease import Lease
+from bait.rules.lease import Lease
 from wnod.crashpoint import crash_point
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from twisted.python.failure import Failure
 from bait.follower import Follower, Link, Observer
 from bait.hearing import hear
 from bait.hookserver import Answer, HookCall, HookServer, peer_uid
-from bait.hostview import HostView
 from bait.interception import Interception
-from bait.lease import Times
 from bait.lrms.base import Lrms
 from bait.opening import Opening
 from bait.rescue import LOOK_EVERY_S, Rescue
+from bait.rules.hostview import HostView
+from bait.rules.lease import Times
 from protocol.ids import RequestId
 from protocol.messages import BaitInventory, Renew, SrvMsg
 from wnod.config import Gate, Hook, Rule

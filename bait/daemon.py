@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from bait.core import BaitCore
-from bait.lease import Lease, Times
 from bait.lrms.base import Lrms
 from bait.lrms.slurm import slurm
 from bait.numbers import Numbers
+from bait.rules.lease import Lease, Times
 from protocol.link import BaitEnd, Tls
 from protocol.messages import SrvMsg
 from wnod.config import BaitConfig

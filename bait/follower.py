@@ -1,7 +1,7 @@
 """Follows every lease of this bait: look, decide, journal, act, and look again.
 
 The only place where a lease changes. Starters, host messages and the clock only kick; what follows is decided
-by `bait.job.decide` over fresh facts, after a crash exactly as before it.
+by `bait.rules.job.decide` over fresh facts, after a crash exactly as before it.
 """
 
 import math
@@ -14,13 +14,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from bait import job as jobs
-from bait import note
 from bait.change import KIND, Change
 from bait.hookserver import Answer, Word
-from bait.hostview import HostView
-from bait.lease import Deed, Facts, Lease, Phase, Times
 from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
+from bait.rules import job as jobs
+from bait.rules import note
+from bait.rules.hostview import HostView
+from bait.rules.lease import Deed, Facts, Lease, Phase, Times
 from protocol.ids import LeaseId, RequestId, Run
 from protocol.messages import Bind, FromBait, Release, RequestVm
 from wnod.commits import Commits

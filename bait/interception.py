@@ -10,12 +10,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from bait import match, note
 from bait.follower import Follower, Hook
 from bait.hookserver import Answer, HookCall
-from bait.lease import Lease, Phase
 from bait.lrms.base import JobState, JobView, Lrms, LrmsUnavailable
-from bait.match import Impossible, Wanted
+from bait.rules import match, note
+from bait.rules.lease import Lease, Phase
+from bait.rules.match import Impossible, Wanted
 from protocol.ids import EnvironmentName, LeaseId, Run, Shape
 from wnod.config import Rule
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from bait.lease import Lease, Phase
+from bait.rules.lease import Lease, Phase
 from wnod.metrics import STAGES, Metrics
 
 

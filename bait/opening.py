@@ -1,4 +1,4 @@
-"""Opens and closes the bait's node as `bait.gate` decides, and never touches a node that a human closed."""
+"""Opens and closes the bait's node as `bait.rules.gate` decides, and never touches a node that a human closed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from bait.gate import REASON, Gate, Limits, choose
-from bait.hostview import HostView
 from bait.lrms.base import Lrms, LrmsRefused, LrmsUnavailable, NodeState
+from bait.rules.gate import REASON, Gate, Limits, choose
+from bait.rules.hostview import HostView
 from protocol.ids import Shape
 from wnod.config import Gate as GateConfig
 from wnod.duties import Duties, Next

@@ -13,10 +13,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from bait import note
 from bait.follower import Follower
 from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable
-from bait.note import PATIENCE_S, Note
+from bait.rules import note
+from bait.rules.note import PATIENCE_S, Note
 from protocol.ids import LeaseId
 from wnod.crashpoint import around
 

@@ -7,13 +7,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from hostmaster import yielding
 from hostmaster.keeper import Keeper
-from hostmaster.lifecycle import Vm
 from hostmaster.quarantine import why_not
-from hostmaster.vm import Keep
+from hostmaster.rules import yielding
+from hostmaster.rules.lifecycle import Vm
+from hostmaster.rules.vm import Keep
+from hostmaster.rules.yielding import Limits, Refusal
 from hostmaster.world import DomainState
-from hostmaster.yielding import Limits, Refusal
 from wnod.status import Do
 
 Answer = tuple[int, Mapping[str, Any]]

@@ -10,13 +10,13 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster import pool
-from hostmaster.capacity import Host
-from hostmaster.golden import Golden, Kind
 from hostmaster.keeper import Keeper
-from hostmaster.pool import Demand, Line, Make, View
-from hostmaster.spare import Purpose, Spare, SparePhase
-from hostmaster.vm import Way
+from hostmaster.rules import pool
+from hostmaster.rules.capacity import Host
+from hostmaster.rules.golden import Golden, Kind
+from hostmaster.rules.pool import Demand, Line, Make, View
+from hostmaster.rules.spare import Purpose, Spare, SparePhase
+from hostmaster.rules.vm import Way
 from hostmaster.world import DomainRefused, HypervisorUnavailable, ImageRefused
 from protocol.ids import EnvironmentName, Generation, Shape, VmName
 from wnod.duties import Duties, Next, Now

@@ -15,20 +15,20 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hostmaster import capacity, guestconf, specify
-from hostmaster.accounts import account_of
 from hostmaster.background import LOOK_EVERY_S as BACKGROUND_EVERY_S
 from hostmaster.background import Background
-from hostmaster.capacity import Host
 from hostmaster.contact import LOOK_EVERY_S, Contact
+from hostmaster.edges.accounts import account_of
 from hostmaster.environments import Environments
-from hostmaster.golden import Kind, name_of
 from hostmaster.keeper import Keeper, Observer
-from hostmaster.lifecycle import Times, Vm, Way
-from hostmaster.pool import Line
+from hostmaster.rules import capacity, guestconf, specify
+from hostmaster.rules.capacity import Host
+from hostmaster.rules.golden import Kind, name_of
+from hostmaster.rules.lifecycle import Times, Vm, Way
+from hostmaster.rules.pool import Line
+from hostmaster.rules.spare import Purpose, Spare
 from hostmaster.serve_baits import INVENTORY_EVERY_S, BaitService, Link
 from hostmaster.serve_guests import GuestService
-from hostmaster.spare import Purpose, Spare
 from hostmaster.stock import Stock
 from hostmaster.world import (
     Accelerator,

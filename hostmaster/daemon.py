@@ -11,19 +11,20 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from hostmaster import accelerator, contact, yielding
+from hostmaster import accelerator, contact
 from hostmaster.administer import Administration
 from hostmaster.core import HostCore
-from hostmaster.events import EventThread, Limits
-from hostmaster.golden import Golden
-from hostmaster.guests import GuestChannels
-from hostmaster.hypervisor import LibvirtHypervisor
-from hostmaster.images import LocalImages, Source
-from hostmaster.lifecycle import Vm, Way
+from hostmaster.edges.events import EventThread, Limits
+from hostmaster.edges.guests import GuestChannels
+from hostmaster.edges.hypervisor import LibvirtHypervisor
+from hostmaster.edges.images import LocalImages, Source
+from hostmaster.edges.qemuuser import Ids, QemuUser
 from hostmaster.numbers import Numbers
-from hostmaster.qemuuser import Ids, QemuUser
 from hostmaster.quarantine import DAY_S, EXPIRE_EVERY_S, Quarantine
-from hostmaster.spare import Spare
+from hostmaster.rules import yielding
+from hostmaster.rules.golden import Golden
+from hostmaster.rules.lifecycle import Vm, Way
+from hostmaster.rules.spare import Spare
 from hostmaster.world import Accelerator, Artifacts, DomainState
 from protocol.ids import EnvironmentName
 from protocol.link import HostEnd, Tls

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from twisted.logger import Logger
 
-from hostmaster.breaker import Breaker
-from hostmaster.capacity import Host
+from hostmaster.rules.breaker import Breaker
+from hostmaster.rules.capacity import Host
 from hostmaster.world import Artifacts, ImageRefused, Images
 from protocol.ids import EnvironmentName, Room, VmName
 from protocol.messages import Offer

@@ -13,11 +13,12 @@ from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster import lifecycle, reconcile, story, ways, yielding
+from hostmaster import ways
 from hostmaster.contact import Contact
-from hostmaster.lifecycle import Deed, Facts, Times, Vm, Way
 from hostmaster.quarantine import Quarantine, put_away
-from hostmaster.spare import Spare
+from hostmaster.rules import lifecycle, reconcile, story, yielding
+from hostmaster.rules.lifecycle import Deed, Facts, Times, Vm, Way
+from hostmaster.rules.spare import Spare
 from hostmaster.waking import Waking
 from hostmaster.world import (
     Domain,

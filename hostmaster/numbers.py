@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from hostmaster import capacity
 from hostmaster.environments import Environments
 from hostmaster.keeper import Keeper
-from hostmaster.lifecycle import Vm, Way
+from hostmaster.rules import capacity
+from hostmaster.rules.lifecycle import Vm, Way
 from hostmaster.stock import Stock
 from protocol.messages import VmPhase
 from wnod.metrics import Metrics

@@ -17,7 +17,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster.vm import Vm
+from hostmaster.rules.vm import Vm
 from hostmaster.world import DomainRefused, Hypervisor, Images
 
 DAY_S = 86_400.0

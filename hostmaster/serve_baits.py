@@ -12,14 +12,14 @@ from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster import capacity, lifecycle
-from hostmaster.accounts import NoSuchAccount, account_of
-from hostmaster.capacity import Grant, Refusal
+from hostmaster.edges.accounts import NoSuchAccount, account_of
 from hostmaster.keeper import Keeper
-from hostmaster.lifecycle import Vm, Way
 from hostmaster.quarantine import why_not
+from hostmaster.rules import capacity, lifecycle
+from hostmaster.rules.capacity import Grant, Refusal
+from hostmaster.rules.lifecycle import Vm, Way
+from hostmaster.rules.vm import Keep
 from hostmaster.stock import Stock
-from hostmaster.vm import Keep
 from protocol.ids import BaitName, Generation, LeaseId, RequestId, VmName
 from protocol.messages import (
     BaitInventory,

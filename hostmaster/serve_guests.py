@@ -7,10 +7,10 @@ from typing import TypeVar
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster import lifecycle
 from hostmaster.keeper import Keeper
-from hostmaster.lifecycle import Vm, Way
-from hostmaster.spare import Spare
+from hostmaster.rules import lifecycle
+from hostmaster.rules.lifecycle import Vm, Way
+from hostmaster.rules.spare import Spare
 from hostmaster.stock import Stock
 from protocol import guest
 from protocol.guest import FromGuest, GuestFailed, GuestFinished, GuestHello, GuestReady, GuestStandby, MayStart
@@ -38,7 +38,7 @@ class GuestService:
     """The lines between `welcome` and `standby` for a spare; may raise as `configure`."""
     _told: dict[str, float] = field(default_factory=dict)
     """When each channel's guest was last told all that it needs."""
-    log: Logger = field(default_factory=lambda: Logger("hostmaster.guests"))
+    log: Logger = field(default_factory=lambda: Logger("hostmaster.edges.guests"))
 
     def __post_init__(self) -> None:
         self.keeper.waking.greet = self.greet

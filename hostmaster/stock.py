@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster import capacity, reconcile, spare, ways
+from hostmaster import ways
 from hostmaster.background import Background
-from hostmaster.golden import Golden
 from hostmaster.keeper import SPARES, Keeper
-from hostmaster.pool import Make
-from hostmaster.spare import Deed, Facts, Purpose, Spare, SparePhase
-from hostmaster.vm import Vm
+from hostmaster.rules import capacity, reconcile, spare
+from hostmaster.rules.golden import Golden
+from hostmaster.rules.pool import Make
+from hostmaster.rules.spare import Deed, Facts, Purpose, Spare, SparePhase
+from hostmaster.rules.vm import Vm
 from hostmaster.world import Domain, DomainRefused, DomainSpec, DomainState, HypervisorUnavailable, ImageRefused
 from protocol.ids import BaitName, BootId, Generation
 from protocol.messages import Code, RequestVm, VmPhase

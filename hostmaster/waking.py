@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 from twisted.logger import Logger
 
-from hostmaster.vm import Vm, Way
+from hostmaster.rules.vm import Vm, Way
 from hostmaster.world import DomainRefused, DomainSpec, Guests, Hypervisor, ImageRefused
 from protocol.ids import Generation
 from protocol.messages import VmPhase

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from hostmaster.spare import Spare
-from hostmaster.vm import Vm, Way
+from hostmaster.rules.spare import Spare
+from hostmaster.rules.vm import Vm, Way
 from hostmaster.world import DomainSpec, Guests, Hypervisor, Images
 
 R = TypeVar("R", Vm, Spare)

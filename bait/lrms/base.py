@@ -13,7 +13,7 @@ requeueable: what befalls it before it starts is no reason to end it. The wish i
 
 
 OUR_NOTE = "wnod:lease="
-"""How the note begins that a bait puts on a job before it parks or sends it (`bait.note`)."""
+"""How the note begins that a bait puts on a job before it parks or sends it (`bait.rules.note`)."""
 
 
 class LrmsUnavailable(Exception):

@@ -17,9 +17,9 @@ import time
 import uuid
 from pathlib import Path
 
-from hostmaster.domain import domain_xml
-from hostmaster.guestconf import Account, Mount, Site, lines
-from hostmaster.lifecycle import Vm
+from hostmaster.edges.domain import domain_xml
+from hostmaster.rules.guestconf import Account, Mount, Site, lines
+from hostmaster.rules.lifecycle import Vm
 from hostmaster.world import Accelerator, DomainSpec, Ours
 from protocol.ids import BaitName, EnvironmentName, Generation, LeaseId, Run, Shape, VmName
 

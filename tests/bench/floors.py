@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from deploy.demo import floor
-from hostmaster.domain import domain_xml
-from hostmaster.guestconf import Account, Mount, Site, lines
+from hostmaster.edges.domain import domain_xml
+from hostmaster.rules.guestconf import Account, Mount, Site, lines
 from hostmaster.world import Accelerator
 
 NAME, MAC, ADDRESS = "vm-raw-1", "52:54:00:77:04:63", "10.77.4.99/16"

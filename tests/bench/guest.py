@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.lab.layout import USERS
-from hostmaster.domain import domain_xml
+from hostmaster.edges.domain import domain_xml
 from hostmaster.world import Accelerator, DomainSpec, Ours
 from protocol.ids import EnvironmentName, Generation, LeaseId, Shape, VmName
 
@@ -89,7 +89,7 @@ def domain(guest: Guest, *words: str) -> str:
 def _found(parent: ET.Element, tag: str) -> ET.Element:
     child = parent.find(tag)
     if child is None:
-        raise ValueError(f"<{parent.tag}> has no <{tag}>: hostmaster.domain has changed")
+        raise ValueError(f"<{parent.tag}> has no <{tag}>: hostmaster.edges.domain has changed")
     return child
 
 

@@ -11,8 +11,8 @@ from deploy.lab.lab import Lab
 from deploy.lab.layout import Node
 from deploy.lab.namespaces import wait_for
 from deploy.lab.site import DAEMONS, Site
-from hostmaster.spare import SparePhase
-from hostmaster.vm import Way
+from hostmaster.rules.spare import SparePhase
+from hostmaster.rules.vm import Way
 from wnod.ask import DaemonUnreachable, ask
 
 GOLDEN_MIB = 4096

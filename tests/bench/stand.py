@@ -11,7 +11,7 @@ from typing import Any
 from deploy.lab import images, slurmconf
 from deploy.lab.lab import Lab
 from deploy.lab.layout import HEAD, PROJECT, USERS
-from hostmaster.vm import Way
+from hostmaster.rules.vm import Way
 from hostmaster.world import Accelerator
 from tests.bench import guest, sshd
 from tests.bench.cloud.configuration import without

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from hostmaster.vm import Keep
+from hostmaster.rules.vm import Keep
 from tests.fakes.site import DEBIAN, Site
 
 FAR = 3000.0

@@ -1,10 +1,10 @@
 """Every name of a crash point, made from what the daemons are made of; and those that cannot be reached, and why."""
 
-from bait.lease import Deed as BaitDeed
-from bait.lease import Phase
-from hostmaster.lifecycle import Deed as HostDeed
-from hostmaster.spare import Deed as SpareDeed
-from hostmaster.spare import SparePhase
+from bait.rules.lease import Deed as BaitDeed
+from bait.rules.lease import Phase
+from hostmaster.rules.lifecycle import Deed as HostDeed
+from hostmaster.rules.spare import Deed as SpareDeed
+from hostmaster.rules.spare import SparePhase
 from protocol.messages import VmPhase
 
 SAID = ("host.say.granted", "host.say.bound", "host.say.released", "host.say.allow")

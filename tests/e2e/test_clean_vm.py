@@ -17,7 +17,7 @@ import pytest
 
 from deploy.demo.judge import Job
 from deploy.lab.site import HostShape
-from hostmaster.vm import Way
+from hostmaster.rules.vm import Way
 from tests.bench.site import GOLDEN_MIB, JOB
 from tests.e2e.world import World
 

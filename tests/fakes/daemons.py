@@ -11,11 +11,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bait.core import BaitCore
-from bait.lease import Lease
-from bait.lease import Times as BaitTimes
+from bait.rules.lease import Lease
+from bait.rules.lease import Times as BaitTimes
 from hostmaster.core import HostCore
-from hostmaster.lifecycle import Vm
 from hostmaster.quarantine import DAY_S, Quarantine
+from hostmaster.rules.lifecycle import Vm
 from hostmaster.world import Accelerator, Artifacts
 from protocol.messages import FromBait, FromHost
 from tests.fakes.guests import FakeGuests

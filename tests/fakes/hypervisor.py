@@ -11,7 +11,7 @@ from uuid import uuid4
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from hostmaster.domain import domain_xml, read_domain, restored_xml
+from hostmaster.edges.domain import domain_xml, read_domain, restored_xml
 from hostmaster.world import (
     Accelerator,
     Domain,

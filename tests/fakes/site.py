@@ -13,10 +13,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from bait.lrms.base import JobState
-from hostmaster import capacity
-from hostmaster.lifecycle import Vm
-from hostmaster.pool import Plan, plan
-from hostmaster.spare import SparePhase
+from hostmaster.rules import capacity
+from hostmaster.rules.lifecycle import Vm
+from hostmaster.rules.pool import Plan, plan
+from hostmaster.rules.spare import SparePhase
 from hostmaster.world import DomainState, Ours
 from protocol.guest import FromGuest
 from protocol.ids import BaitName, EnvironmentName, HostName, Room, Shape, VmName

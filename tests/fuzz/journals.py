@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from bait.lease import Lease, Phase
-from hostmaster.vm import Vm
+from bait.rules.lease import Lease, Phase
+from hostmaster.rules.vm import Vm
 from protocol.ids import BaitName, EnvironmentName, Generation, LeaseId, Run, Shape, VmName
 from tests.fuzz.strangers import Target, word_of
 from wnod.journal import Journal, JournalBroken, JournalError

@@ -12,7 +12,7 @@ from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 
 from bait.hookserver import LINE_LIMIT, Answer, HookServer
-from hostmaster import guests
+from hostmaster.edges import guests
 from protocol import guest
 from protocol.connection import Connection, Times
 from protocol.errors import TheirMistake
@@ -221,7 +221,7 @@ def check_connection(rng: random.Random, data: bytes) -> str:
 
 
 class _Channel:
-    """Stands where hostmaster.guests._Channel stands."""
+    """Stands where hostmaster.edges.guests._Channel stands."""
 
     def __init__(self) -> None:
         self.reactor = Clock()

@@ -1,4 +1,4 @@
-"""What a bait does next: `bait.job.decide` over what it sees, and its deeds."""
+"""What a bait does next: `bait.rules.job.decide` over what it sees, and its deeds."""
 
 from tests.model import product
 from tests.model.lrms import node_down

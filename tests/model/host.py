@@ -1,4 +1,4 @@
-"""What a hostmaster and its guests do next: `hostmaster.lifecycle.decide`, libvirt, and the gate."""
+"""What a hostmaster and its guests do next: `hostmaster.rules.lifecycle.decide`, libvirt, and the gate."""
 
 from collections.abc import Iterator
 
@@ -54,7 +54,7 @@ def _libvirt(world: World, at: int, vm: Vm, domain: Domain | None, deed: str) ->
 
 
 def strays(world: World, at: int) -> World:
-    """`hostmaster.reconcile.strays`: spares that the journal does not know are destroyed."""
+    """`hostmaster.rules.reconcile.strays`: spares that the journal does not know are destroyed."""
     host = world.hosts[at]
     for domain in host.domains:
         if domain.lease < 0 and vm_of(host, domain.generation) is None:

@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 
 from bait import adoption, rescue
-from bait import job as jobs
-from bait.lease import Deed as BaitDeed
-from bait.lease import Denial, Facts, Phase, VmView
-from bait.lease import Lease as BaitLease
-from bait.lease import Times as BaitTimes
 from bait.lrms.base import JobState, JobView
-from hostmaster import capacity, lifecycle, reconcile
-from hostmaster.capacity import Grant
-from hostmaster.lifecycle import Vm as HostVm
-from hostmaster.lifecycle import Way
+from bait.rules import job as jobs
+from bait.rules.lease import Deed as BaitDeed
+from bait.rules.lease import Denial, Facts, Phase, VmView
+from bait.rules.lease import Lease as BaitLease
+from bait.rules.lease import Times as BaitTimes
+from hostmaster.rules import capacity, lifecycle, reconcile
+from hostmaster.rules.capacity import Grant
+from hostmaster.rules.lifecycle import Vm as HostVm
+from hostmaster.rules.lifecycle import Way
 from hostmaster.world import Domain as SeenDomain
 from hostmaster.world import DomainState, Ours
 from protocol.guest import MayStart
@@ -93,7 +93,7 @@ def lease_step(
     host: int, lease: Lease, job: Job | None, hook: bool, linked: bool, heard: bool, view: View | None, node: int,
     late: bool,
 ) -> tuple[Lease, str]:  # fmt: skip
-    """`bait.job.decide`. `job` None: the LRMS cannot be asked. `node`: 0 none, 1 known, 2 ready."""
+    """`bait.rules.job.decide`. `job` None: the LRMS cannot be asked. `node`: 0 none, 1 known, 2 ready."""
     vm = None
     if view is not None and view.word == "vm":
         vm = VmView(
@@ -112,14 +112,14 @@ def lease_step(
 
 @cache
 def lease_done(host: int, lease: Lease, deed: str, well: bool) -> Lease:
-    """`bait.job.done`, or `refused` if the LRMS refused the deed."""
+    """`bait.rules.job.done`, or `refused` if the LRMS refused the deed."""
     after = jobs.done if well else jobs.refused
     return _model(after(_lease(lease, host), BaitDeed(deed), 0.0))
 
 
 @cache
 def superseded(host: int, lease: Lease, restart: int) -> Lease:
-    """The lease when a starter of that run has come: `bait.job.superseded` and `supersede`."""
+    """The lease when a starter of that run has come: `bait.rules.job.superseded` and `supersede`."""
     record = _lease(lease, host)
     return _model(jobs.supersede(record, run(restart), 0.0)) if jobs.superseded(record, run(restart)) else lease
 
@@ -163,7 +163,7 @@ def _model_vm(vm: HostVm) -> Vm:
 def vm_step(
     vm: Vm, domain: Domain | None, unknown: bool, expired: bool, late: bool, silent: bool, long: bool, word: bool
 ) -> tuple[Vm, str]:
-    """`hostmaster.lifecycle.decide`. `silent`: no contact with the LRMS since 0; else `long` says how long it was."""
+    """`rules.lifecycle.decide`. `silent`: no contact with the LRMS since 0; else `long` says how long it was."""
     state = DomainState.ABSENT
     if domain is not None:
         state = DomainState.PAUSED if domain.paused else DomainState.RUNNING

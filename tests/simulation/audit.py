@@ -8,9 +8,9 @@ cause.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bait import note
-from bait.lease import Lease, Phase
-from hostmaster.lifecycle import Vm
+from bait.rules import note
+from bait.rules.lease import Lease, Phase
+from hostmaster.rules.lifecycle import Vm
 from protocol.messages import VmPhase
 from tests.simulation.journal import Change
 from wnod.journal import Journal

@@ -9,11 +9,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bait.core import BaitCore
-from bait.lease import Lease
-from bait.lease import Times as BaitTimes
-from hostmaster.accounts import account_of
+from bait.rules.lease import Lease
+from bait.rules.lease import Times as BaitTimes
 from hostmaster.core import HostCore
-from hostmaster.lifecycle import Vm
+from hostmaster.edges.accounts import account_of
+from hostmaster.rules.lifecycle import Vm
 from hostmaster.world import Accelerator, Artifacts
 from protocol.ids import BaitName, HostName
 from protocol.link import BaitEnd, HostEnd

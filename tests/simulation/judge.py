@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostmaster.lifecycle import Vm
+from hostmaster.rules.lifecycle import Vm
 from protocol.messages import VmPhase
 from tests.simulation.machines import Guest, Program
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from bait import job as jobs
-from bait.lease import Deed, Step
 from bait.rescue import Rescue
-from hostmaster import capacity, lifecycle
+from bait.rules import job as jobs
+from bait.rules.lease import Deed, Step
 from hostmaster.keeper import Keeper
-from hostmaster.lifecycle import Verdict, Vm
+from hostmaster.rules import capacity, lifecycle
+from hostmaster.rules.lifecycle import Verdict, Vm
 from hostmaster.world import DomainState
 from protocol.messages import VmPhase
 from tests.simulation.play import Result, play

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 
 from bait.hookserver import HookServer
-from bait.lease import Lease
 from bait.lrms.base import JobState
-from hostmaster.guestconf import Account
-from hostmaster.lifecycle import Vm
+from bait.rules.lease import Lease
+from hostmaster.rules.guestconf import Account
+from hostmaster.rules.lifecycle import Vm
 from protocol.ids import BaitName, EnvironmentName, HostName, Room, Shape, VmName
 from tests.fakes.images import FakeImages, artifacts
 from tests.simulation.audit import Audit

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bait.lease import Phase
+from bait.rules.lease import Phase
 from protocol.messages import VmPhase
 from wnod.cli import COMMANDS
 

@@ -29,7 +29,7 @@ IfName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z", desc
 
 
 LONGEST_BOOT_S = 600.0
-"""With registering and silence less than the patience of bait.note, after which others give a job back."""
+"""With registering and silence less than the patience of bait.rules.note, after which others give a job back."""
 
 LONGEST_PAUSE_S = 90.0
 PAUSE_PART = 0.3

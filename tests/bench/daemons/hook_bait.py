@@ -19,9 +19,9 @@ from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 
 from bait.core import BaitCore
-from bait.lease import Lease, Phase, Times
 from bait.lrms.base import JobState
 from bait.numbers import Numbers
+from bait.rules.lease import Lease, Phase, Times
 from protocol.ids import EnvironmentName, Generation, Room, Shape, VmName
 from protocol.messages import (
     Bind,

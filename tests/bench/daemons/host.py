@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.protocols.basic import LineOnlyReceiver
 
 from hostmaster.daemon import HostmasterDaemon
-from hostmaster.vm import Vm
+from hostmaster.rules.vm import Vm
 from protocol.messages import VmPhase
 from tests.bench.daemons.common import spread
 from wnod.config import load_hostmaster

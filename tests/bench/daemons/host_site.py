@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from hostmaster.domain import domain_xml
-from hostmaster.specify import Site, specify
-from hostmaster.vm import Vm
+from hostmaster.edges.domain import domain_xml
+from hostmaster.rules.specify import Site, specify
+from hostmaster.rules.vm import Vm
 from hostmaster.world import Accelerator, Artifacts
 from protocol.ids import BaitName, BootId, EnvironmentName, Generation, LeaseId, Run, Shape, VmName
 from protocol.messages import VmPhase

@@ -6,7 +6,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from hostmaster.events import EventThread
+from hostmaster.edges.events import EventThread
 from tests.contract.hypervisor.worlds import FakeWorld, LibvirtWorld, RealWorld, SessionWorld, UnprivilegedWorld, World
 from tests.real_image import image_to_boot
 

@@ -11,9 +11,9 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from hostmaster.events import Limits
-from hostmaster.guests import GuestChannels
-from hostmaster.hypervisor import LibvirtHypervisor
+from hostmaster.edges.events import Limits
+from hostmaster.edges.guests import GuestChannels
+from hostmaster.edges.hypervisor import LibvirtHypervisor
 from hostmaster.world import Accelerator, DomainRefused, HypervisorUnavailable
 from protocol.guest import FromGuest, GuestHello, welcome
 from protocol.ids import Generation

@@ -14,7 +14,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from hostmaster.guests import GuestChannels
+from hostmaster.edges.guests import GuestChannels
 from hostmaster.world import DomainRefused, DomainSpec, HypervisorUnavailable
 from protocol import guest
 from protocol.guest import FromGuest, GuestHello, GuestReady, GuestStandby

@@ -16,9 +16,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from hostmaster.events import Limits
-from hostmaster.hypervisor import LibvirtHypervisor
-from hostmaster.images import LocalImages, Source
+from hostmaster.edges.events import Limits
+from hostmaster.edges.hypervisor import LibvirtHypervisor
+from hostmaster.edges.images import LocalImages, Source
 from hostmaster.world import Accelerator, Artifacts, DomainSpec, Hypervisor, Ours
 from protocol.ids import EnvironmentName, Generation, LeaseId, Shape, VmName
 from tests.contract.hypervisor.scratch import ScratchLibvirt, ScratchSession

@@ -11,9 +11,9 @@ from twisted.internet.task import Clock
 
 from bait.follower import Follower
 from bait.hookserver import Answer, HookCall
-from bait.hostview import HostView
 from bait.interception import Interception
-from bait.lease import Lease, Times
+from bait.rules.hostview import HostView
+from bait.rules.lease import Lease, Times
 from protocol.ids import Generation, RequestId
 from protocol.messages import (
     Bind,

@@ -5,8 +5,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bait.lease import Facts, Lease, Phase, VmView
 from bait.lrms.base import JobState, JobView
+from bait.rules.lease import Facts, Lease, Phase, VmView
 from protocol.ids import EnvironmentName, Generation, LeaseId, RequestId, Room, Run, Shape, VmName
 from protocol.messages import Capacity, Offer, VmPhase
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bait import note
 from bait.adoption import adopt, record
-from bait.lease import Phase
 from bait.lrms.base import JobState
+from bait.rules import note
+from bait.rules.lease import Phase
 from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, bait_case
 from tests.unit.bait.records import BAIT, RUN, TARGET, VM, a_job, a_lease, parked_job
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bait.lease import Lease, Phase
 from bait.lrms.base import JobState
+from bait.rules.lease import Lease, Phase
 from protocol.ids import Generation, Run
 from protocol.messages import Code, Denied, HostInventory, Release, RequestVm, VmLost
 from tests.fakes.lrms import HAND_BACK, PARK

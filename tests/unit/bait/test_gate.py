@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bait.gate import REASON, Choice, Gate, Limits, choose
+from bait.rules.gate import REASON, Choice, Gate, Limits, choose
 from protocol.ids import Room, Shape
 from protocol.messages import Capacity
 from tests.unit.bait.records import a_capacity, an_offer

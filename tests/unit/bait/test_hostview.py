@@ -1,6 +1,6 @@
 """What the host has said, message by message: what counts as known, and what is forgotten with a conversation."""
 
-from bait.hostview import HostView
+from bait.rules.hostview import HostView
 from protocol.ids import Generation
 from protocol.messages import (
     Bound,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bait.lease import Phase
 from bait.lrms.base import NO_REQUEUE, JobState
+from bait.rules.lease import Phase
 from protocol.messages import HostInventory, RequestVm
 from tests.fakes.lrms import HAND_BACK
 from tests.unit.bait.bait_case import OWNER, BaitCase, bait_case

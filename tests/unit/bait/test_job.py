@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from bait.job import decide, done, refused, supersede, superseded
-from bait.lease import Deed, Denial, Lease, Phase, Step, Times
 from bait.lrms.base import JobState
+from bait.rules.job import decide, done, refused, supersede, superseded
+from bait.rules.lease import Deed, Denial, Lease, Phase, Step, Times
 from protocol.ids import Generation, Run
 from protocol.messages import Code, VmPhase
 from tests.unit.bait.records import (

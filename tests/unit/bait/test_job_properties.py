@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bait.job import decide, done
-from bait.lease import Deed, Denial, Facts, Lease, Phase, Times
 from bait.lrms.base import JobState
+from bait.rules.job import decide, done
+from bait.rules.lease import Deed, Denial, Facts, Lease, Phase, Times
 from protocol.messages import Code, VmPhase
 from tests.unit.bait.records import BAIT, BOOT, RUN, VM, a_job, a_view, facts, granted, lease_id
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bait.match import Impossible, Wanted, match
+from bait.rules.match import Impossible, Wanted, match
 from protocol.ids import EnvironmentName, Shape
 from protocol.messages import Offer
 from tests.unit.bait.records import DEBIAN, a_job, an_offer

@@ -6,9 +6,9 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from bait.hostview import HostView
 from bait.lrms.base import NodeState
 from bait.opening import Opening
+from bait.rules.hostview import HostView
 from protocol.ids import Room, Shape
 from tests.fakes.lrms import FakeLrms
 from tests.unit.bait.records import BAIT, SHAPE, a_capacity, an_offer

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bait import note
 from bait.lrms.base import NO_REQUEUE, Home, JobState
-from bait.note import PATIENCE_S, Note
 from bait.rescue import Rescue, orphans
+from bait.rules import note
+from bait.rules.note import PATIENCE_S, Note
 from tests.conftest import LoggedFailures
 from tests.fakes.daemons import BAIT as SITE_BAIT
 from tests.fakes.lrms import PARK

@@ -63,7 +63,7 @@ def labels(name: str) -> set[str]:
 
 
 def test_label_values_are_words_of_the_code() -> None:
-    leases = set(re.findall(r'^    [A-Z]+ = "(\w+)"', (ROOT / "bait" / "lease.py").read_text(), re.MULTILINE))
+    leases = set(re.findall(r'^    [A-Z]+ = "(\w+)"', (ROOT / "bait" / "rules" / "lease.py").read_text(), re.MULTILINE))
     assert labels("phase") <= {*map(str, VmPhase)} | leases
     assert labels("code") <= {*map(str, Code)}
     assert labels("stage") <= {*STAGES}

@@ -8,10 +8,10 @@ from typing import TypeVar
 from twisted.internet.task import Clock
 
 from hostmaster.keeper import Keeper
-from hostmaster.lifecycle import Times, Vm
+from hostmaster.rules.lifecycle import Times, Vm
+from hostmaster.rules.specify import Site, specify
 from hostmaster.serve_baits import BaitService
 from hostmaster.serve_guests import GuestService
-from hostmaster.specify import Site, specify
 from hostmaster.world import Accelerator, DomainSpec
 from protocol.ids import EnvironmentName
 from protocol.messages import FromHost

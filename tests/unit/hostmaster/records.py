@@ -4,10 +4,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from hostmaster.capacity import Host
-from hostmaster.golden import Golden, name_of
-from hostmaster.lifecycle import Vm, Way
-from hostmaster.spare import Purpose, Spare
+from hostmaster.rules.capacity import Host
+from hostmaster.rules.golden import Golden, name_of
+from hostmaster.rules.lifecycle import Vm, Way
+from hostmaster.rules.spare import Purpose, Spare
 from hostmaster.world import Domain, DomainState, Ours
 from protocol.ids import BaitName, EnvironmentName, Generation, LeaseId, RequestId, Room, Run, Shape, VmName
 from protocol.messages import Offer, RequestVm

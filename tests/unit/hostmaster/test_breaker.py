@@ -1,6 +1,6 @@
 """An environment whose VMs keep failing rests, and one VM that comes up ends that."""
 
-from hostmaster.breaker import LIMIT, PAUSE_S, Breaker
+from hostmaster.rules.breaker import LIMIT, PAUSE_S, Breaker
 
 
 def broken(times: int, at: float = 100.0) -> Breaker:

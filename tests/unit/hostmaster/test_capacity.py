@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from hostmaster.capacity import Grant, Host, Refusal, admit, charged, free, free_slots, largest, superseded
-from hostmaster.lifecycle import Vm
+from hostmaster.rules.capacity import Grant, Host, Refusal, admit, charged, free, free_slots, largest, superseded
+from hostmaster.rules.lifecycle import Vm
 from protocol.ids import EnvironmentName, Generation, Room, Run, Shape, VmName
 from protocol.messages import Code, VmPhase
 from tests.unit.hostmaster.records import DEBIAN, ROOM, RUN, SHAPE, a_host, a_request, a_vm, an_offer, lease_id

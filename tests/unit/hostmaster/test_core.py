@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from hostmaster.core import RESETTLE_S, TELL_EVERY_S, VERIFY_EVERY_S, HostCore
-from hostmaster.lifecycle import Vm
+from hostmaster.rules.lifecycle import Vm
 from hostmaster.world import Accelerator, Artifacts, DomainRefused
 from protocol.messages import FromHost
 from tests.fakes.guests import FakeGuests

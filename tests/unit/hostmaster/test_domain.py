@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hostmaster.domain import (
+from hostmaster.edges.domain import (
     NAMESPACE,
     ProbeSpec,
     domain_xml,

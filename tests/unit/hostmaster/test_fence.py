@@ -16,8 +16,8 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 
 from hostmaster.contact import LOOK_EVERY_S, Contact, tcp
-from hostmaster.lifecycle import GAVE_UP_S, Deed, Facts, Step, Times, decide
-from hostmaster.reconcile import adoptable
+from hostmaster.rules.lifecycle import GAVE_UP_S, Deed, Facts, Step, Times, decide
+from hostmaster.rules.reconcile import adoptable
 from hostmaster.world import DomainState
 from protocol.messages import VmPhase
 from tests.conftest import LoggedFailures

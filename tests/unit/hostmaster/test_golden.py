@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from hostmaster.golden import CLEAR, Golden, Kind, Shelf, expected_mib, name_of, to_make, to_remove
+from hostmaster.rules.golden import CLEAR, Golden, Kind, Shelf, expected_mib, name_of, to_make, to_remove
 from protocol.ids import EnvironmentName, Shape, VmName
 from tests.unit.hostmaster.records import DEBIAN, SHAPE, a_golden
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hostmaster.images import LocalImages
+from hostmaster.edges.images import LocalImages
 from hostmaster.world import Images
 from tests.fakes.images import FakeImages
 from tests.unit.hostmaster.test_images import reactor, wait

@@ -1,6 +1,6 @@
 """What a guest is told: complete, in order, and no more than its owner's secrets."""
 
-from hostmaster.guestconf import Account, Mount, Site, lines
+from hostmaster.rules.guestconf import Account, Mount, Site, lines
 from protocol.guest import MAX_LINE
 from tests.unit.hostmaster.records import a_vm
 

@@ -16,7 +16,7 @@ from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from hostmaster.guests import LINES_PER_S, GuestChannels
+from hostmaster.edges.guests import LINES_PER_S, GuestChannels
 from protocol.guest import MAX_LINE, FromGuest, GuestHello, credential, welcome
 from protocol.ids import BootId, Generation
 from wnod.journal import JournalFull

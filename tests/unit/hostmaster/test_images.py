@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
-from hostmaster.images import LocalImages, Source
+from hostmaster.edges.images import LocalImages, Source
 from hostmaster.world import Artifacts, ImageRefused
 from protocol.ids import EnvironmentName
 from wnod.image import manifest

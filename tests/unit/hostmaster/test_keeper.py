@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import Deferred
 
-from hostmaster import lifecycle
-from hostmaster.lifecycle import Times
+from hostmaster.rules import lifecycle
+from hostmaster.rules.lifecycle import Times
 from hostmaster.world import HypervisorUnavailable
 from protocol.ids import BootId, Generation
 from protocol.messages import Code, VmPhase

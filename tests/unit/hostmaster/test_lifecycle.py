@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from hostmaster.lifecycle import (
+from hostmaster.rules.lifecycle import (
     Deed,
     Facts,
     Step,

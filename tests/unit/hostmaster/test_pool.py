@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostmaster.capacity import Grant, Refusal, admit, in_the_way
-from hostmaster.golden import Golden, Kind, name_of
-from hostmaster.lifecycle import Vm, Way
-from hostmaster.pool import MEMORY_S, Demand, Line, Make, Plan, View, left, plan, usable_slots, wanted
-from hostmaster.spare import Purpose, Spare, SparePhase, evict
+from hostmaster.rules.capacity import Grant, Refusal, admit, in_the_way
+from hostmaster.rules.golden import Golden, Kind, name_of
+from hostmaster.rules.lifecycle import Vm, Way
+from hostmaster.rules.pool import MEMORY_S, Demand, Line, Make, Plan, View, left, plan, usable_slots, wanted
+from hostmaster.rules.spare import Purpose, Spare, SparePhase, evict
 from protocol.ids import Generation, Room, Run, Shape, VmName
 from protocol.messages import VmPhase
 from tests.unit.hostmaster.records import DEBIAN, SHAPE, a_golden, a_host, a_request, a_spare, a_vm, lease_id

@@ -4,7 +4,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from hostmaster.probe import MAX_TEXT, find_accelerator
+from hostmaster.edges.probe import MAX_TEXT, find_accelerator
 from hostmaster.world import Accelerator, DomainRefused
 
 KVM, TCG, NONE = Accelerator.KVM, Accelerator.TCG, Accelerator.NONE

@@ -9,8 +9,8 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from hostmaster.guests import GuestChannels
-from hostmaster.qemuuser import Ids, QemuUser
+from hostmaster.edges.guests import GuestChannels
+from hostmaster.edges.qemuuser import Ids, QemuUser
 from protocol.guest import FromGuest, GuestReady
 from wnod.journal import Journal, JournalFull
 

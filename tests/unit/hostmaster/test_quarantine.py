@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from hostmaster.administer import Administration
-from hostmaster.lifecycle import Deed, Facts, Times, decide, may_start, release
 from hostmaster.quarantine import DAY_S, Kept, Quarantine
-from hostmaster.vm import Keep
+from hostmaster.rules.lifecycle import Deed, Facts, Times, decide, may_start, release
+from hostmaster.rules.vm import Keep
 from hostmaster.world import DomainState
 from protocol.guest import MayStart
 from protocol.ids import BootId

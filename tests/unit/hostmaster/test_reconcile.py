@@ -6,11 +6,11 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from hostmaster.domain import domain_xml, read_domain
-from hostmaster.lifecycle import Facts, Times, decide
-from hostmaster.reconcile import adoptable, leftovers
-from hostmaster.specify import Site, specify
-from hostmaster.vm import run_json
+from hostmaster.edges.domain import domain_xml, read_domain
+from hostmaster.rules.lifecycle import Facts, Times, decide
+from hostmaster.rules.reconcile import adoptable, leftovers
+from hostmaster.rules.specify import Site, specify
+from hostmaster.rules.vm import run_json
 from hostmaster.world import Accelerator, DomainState
 from protocol.ids import Generation
 from protocol.messages import VmPhase

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from hostmaster import lifecycle
+from hostmaster.rules import lifecycle
 from protocol.messages import VmPhase
 from tests.unit.hostmaster.host_case import HostCase, again, host_case
 from tests.unit.hostmaster.records import BOOT, OTHER_BOOT, RUN, a_vm

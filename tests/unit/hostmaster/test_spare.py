@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostmaster import spare as spares
-from hostmaster.lifecycle import Times, Way
-from hostmaster.spare import Deed, Facts, Purpose, Spare, SparePhase, decide, ending, evict, taken
+from hostmaster.rules import spare as spares
+from hostmaster.rules.lifecycle import Times, Way
+from hostmaster.rules.spare import Deed, Facts, Purpose, Spare, SparePhase, decide, ending, evict, taken
 from hostmaster.world import DomainState
 from protocol.ids import BaitName, BootId
 from protocol.messages import VmPhase

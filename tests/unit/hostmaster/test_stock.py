@@ -10,9 +10,9 @@ import pytest
 from msgspec.structs import replace
 
 from hostmaster.background import FIRST_REST_S
-from hostmaster.domain import domain_xml
-from hostmaster.lifecycle import Way
-from hostmaster.spare import SparePhase
+from hostmaster.edges.domain import domain_xml
+from hostmaster.rules.lifecycle import Way
+from hostmaster.rules.spare import SparePhase
 from hostmaster.stock import Stock
 from hostmaster.world import DomainState
 from protocol.ids import Room

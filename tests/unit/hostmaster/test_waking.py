@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostmaster.lifecycle import Deed, Facts, Step, Times, Vm, Way, decide, may_start, release
-from hostmaster.reconcile import adoptable, leftovers, state_of, strays
-from hostmaster.spare import SparePhase
+from hostmaster.rules.lifecycle import Deed, Facts, Step, Times, Vm, Way, decide, may_start, release
+from hostmaster.rules.reconcile import adoptable, leftovers, state_of, strays
+from hostmaster.rules.spare import SparePhase
 from hostmaster.world import Domain, DomainState, Ours
 from protocol.guest import MayStart
 from protocol.ids import BootId, Generation, LeaseId

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from hostmaster.capacity import Grant, admit, in_the_way
-from hostmaster.golden import Golden
-from hostmaster.spare import Spare, SparePhase
-from hostmaster.vm import Way
+from hostmaster.rules.capacity import Grant, admit, in_the_way
+from hostmaster.rules.golden import Golden
+from hostmaster.rules.spare import Spare, SparePhase
+from hostmaster.rules.vm import Way
 from protocol.ids import EnvironmentName, Generation, Run, Shape, VmName
 from protocol.messages import VmPhase
 from tests.unit.hostmaster.records import ROOM, SHAPE, a_golden, a_host, a_request, a_spare, a_vm

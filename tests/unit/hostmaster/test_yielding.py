@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
 from hostmaster.administer import Administration
-from hostmaster.lifecycle import Deed, Facts, Step, Times, Vm, decide
-from hostmaster.standstill import Pause, Standstill, rest_s, silent_since
+from hostmaster.rules.lifecycle import Deed, Facts, Step, Times, Vm, decide
+from hostmaster.rules.standstill import Pause, Standstill, rest_s, silent_since
+from hostmaster.rules.yielding import Limits, Refusal, find, note, pause, resume, row, told
 from hostmaster.world import DomainState
-from hostmaster.yielding import Limits, Refusal, find, note, pause, resume, row, told
 from protocol.ids import Generation, Run, VmName
 from protocol.messages import VmPhase
 from tests.conftest import LoggedFailures

@@ -1,4 +1,4 @@
-"""What a bait writes down of one run of one job, and what it can see of it. Types only; `bait.job` decides."""
+"""What a bait writes down of one run of one job, and what it can see of it. Types only; `bait.rules.job` decides."""
 
 import enum
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from bait.lease import Lease
 from bait.lrms.base import NO_REQUEUE, OUR_NOTE, Home
+from bait.rules.lease import Lease
 
 MARK = OUR_NOTE
 PATIENCE_S = 900.0

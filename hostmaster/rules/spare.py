@@ -13,8 +13,8 @@ from typing import Annotated
 import msgspec
 from msgspec.structs import replace
 
-from hostmaster.lifecycle import Times
-from hostmaster.vm import Vm, Way
+from hostmaster.rules.lifecycle import Times
+from hostmaster.rules.vm import Vm, Way
 from hostmaster.world import DomainState
 from protocol.ids import BaitName, BootId, EnvironmentName, Generation, Shape, VmName
 from protocol.messages import RequestVm, VmPhase

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from hostmaster.spare import Purpose, Spare, SparePhase
-from hostmaster.vm import Vm, Way
+from hostmaster.rules.spare import Purpose, Spare, SparePhase
+from hostmaster.rules.vm import Vm, Way
 from hostmaster.world import Domain, DomainState, Ours
 from protocol.ids import BaitName, Generation, Run
 from protocol.messages import VmPhase

@@ -1,7 +1,7 @@
 """Golden states on disk: `golden/NAME/memory`, written by libvirt, and `golden/NAME/overlay`, the disk of that moment.
 
-Blocking file work, for the threads of hostmaster.images. A golden state is only ever read once it is whole: the
-memory is named when libvirt has finished it (hostmaster.libvirt_calls), the overlay is renamed into its place.
+Blocking file work, for the threads of hostmaster.edges.images. A golden state is only ever read once it is whole: the
+memory is named when libvirt has finished it (hostmaster.edges.libvirt_calls), the overlay is renamed into its place.
 """
 
 import contextlib

@@ -18,9 +18,9 @@ it any more and its node is gone, so that a slot's next VM never meets its prede
 
 from msgspec.structs import replace
 
-from bait import note
-from bait.lease import Deed, Denial, Facts, Lease, Phase, Step, Times
 from bait.lrms.base import JobState, JobView
+from bait.rules import note
+from bait.rules.lease import Deed, Denial, Facts, Lease, Phase, Step, Times
 from protocol.ids import Run
 from protocol.messages import VmPhase
 

@@ -86,7 +86,7 @@ class EventThread:
                 libvirt.virEventRunDefaultImpl()
             except libvirt.libvirtError as e:
                 # Without events only time-outs and polling are left: slow, not wrong. Say so and go on.
-                Logger("hostmaster.events").error("libvirt's event loop failed: {error}", error=str(e))
+                Logger("hostmaster.edges.events").error("libvirt's event loop failed: {error}", error=str(e))
                 self._stop.wait(HEARTBEAT_MS / 1000)
 
 
@@ -137,7 +137,7 @@ class Connection:
         self._retry_s = limits.first_retry
         self._busy = 0
         self._stopped = False
-        self._log = Logger("hostmaster.hypervisor")
+        self._log = Logger("hostmaster.edges.hypervisor")
 
     def start(self) -> None:
         """Begin to connect; `changed` is called each time it was opened or lost."""

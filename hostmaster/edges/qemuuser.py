@@ -32,7 +32,7 @@ class QemuUser:
         told = journal.load(KIND, Told).get(KIND)
         self._told = None if told is None else (told.uid, told.gid)
         self._ids = self._told or ours
-        self._log = Logger("hostmaster.qemuuser")
+        self._log = Logger("hostmaster.edges.qemuuser")
 
     def ids(self) -> Ids:
         """As libvirt says, else as it said in an earlier life, else our own."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from hostmaster.golden import Golden, Kind
-from hostmaster.spare import Spare, SparePhase
-from hostmaster.vm import Vm, Way
+from hostmaster.rules.golden import Golden, Kind
+from hostmaster.rules.spare import Spare, SparePhase
+from hostmaster.rules.vm import Vm, Way
 from protocol.ids import EnvironmentName, Generation, Room, Shape, VmName
 from protocol.messages import Code, Offer, RequestVm, VmPhase
 

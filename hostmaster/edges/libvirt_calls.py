@@ -16,7 +16,7 @@ from typing import Any
 
 import libvirt
 
-from hostmaster.domain import (
+from hostmaster.edges.domain import (
     MACHINE,
     NAMESPACE,
     PROBE_PREFIX,
@@ -28,7 +28,7 @@ from hostmaster.domain import (
     read_domain,
     restored_xml,
 )
-from hostmaster.events import is_broken
+from hostmaster.edges.events import is_broken
 from hostmaster.world import Accelerator, Domain, DomainRefused, DomainSpec, DomainState, HypervisorUnavailable, Ours
 
 _PARTIAL = ".partial"

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import libvirt
 from twisted.internet.defer import Deferred, TimeoutError
 
-from hostmaster import libvirt_calls as calls
-from hostmaster.domain import ProbeSpec, domain_xml, is_probe, offered_accelerators, probe_xml, qemu_ids
-from hostmaster.events import Connection, Happening, Limits
-from hostmaster.probe import find_accelerator
+from hostmaster.edges import libvirt_calls as calls
+from hostmaster.edges.domain import ProbeSpec, domain_xml, is_probe, offered_accelerators, probe_xml, qemu_ids
+from hostmaster.edges.events import Connection, Happening, Limits
+from hostmaster.edges.probe import find_accelerator
 from hostmaster.world import (
     Accelerator,
     Domain,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from bait.lease import Denial, VmView
+from bait.rules.lease import Denial, VmView
 from protocol.ids import LeaseId, RequestId, Run
 from protocol.messages import (
     Bound,

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, exp, sqrt
 
-from hostmaster import golden
-from hostmaster.capacity import Host, in_the_way
-from hostmaster.golden import Golden, Kind, Shelf
-from hostmaster.spare import Purpose, Spare, SparePhase
-from hostmaster.vm import Vm, Way
+from hostmaster.rules import golden
+from hostmaster.rules.capacity import Host, in_the_way
+from hostmaster.rules.golden import Golden, Kind, Shelf
+from hostmaster.rules.spare import Purpose, Spare, SparePhase
+from hostmaster.rules.vm import Vm, Way
 from protocol.ids import Generation, Room, VmName
 from protocol.messages import VmPhase
 

@@ -6,8 +6,8 @@ Pure. Secrets come in as bytes and leave only inside `credential` lines, which n
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hostmaster.spare import Spare
-from hostmaster.vm import Vm
+from hostmaster.rules.spare import Spare
+from hostmaster.rules.vm import Vm
 from protocol import guest
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from hostmaster.lifecycle import Times, Vm
-from hostmaster.standstill import Pause, rest_s
-from hostmaster.vm import LIVE, Keep
+from hostmaster.rules.lifecycle import Times, Vm
+from hostmaster.rules.standstill import Pause, rest_s
+from hostmaster.rules.vm import LIVE, Keep
 from hostmaster.world import DomainState
 from protocol.messages import VmPhase
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from hostmaster import yielding
-from hostmaster.vm import Vm
+from hostmaster.rules import yielding
+from hostmaster.rules.vm import Vm
 
 
 def told(before: Vm | None, vm: Vm) -> Iterator[str]:

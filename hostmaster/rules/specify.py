@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from hostmaster.spare import Spare
-from hostmaster.vm import Vm, run_json
+from hostmaster.rules.spare import Spare
+from hostmaster.rules.vm import Vm, run_json
 from hostmaster.world import Accelerator, Artifacts, DomainRefused, DomainSpec, Ours
 from protocol.ids import LeaseId
 from wnod.config import HostmasterConfig, Slot

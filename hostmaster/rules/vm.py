@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from hostmaster.standstill import Pause, Standstill
+from hostmaster.rules.standstill import Pause, Standstill
 from protocol.ids import BaitName, BootId, EnvironmentName, Generation, LeaseId, Run, Shape, VmName
 from protocol.messages import Code, VmPhase, VmStatus
 

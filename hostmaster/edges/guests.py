@@ -131,7 +131,7 @@ class _Channel(Factory):
         self.channels, self.name = channels, name
         self.ignored = 0
         self.port: IListeningPort | None = None
-        self.log = Logger("hostmaster.guests")
+        self.log = Logger("hostmaster.edges.guests")
         self._current: _Line | None = None
 
     def buildProtocol(self, _address: Any) -> "_Line":

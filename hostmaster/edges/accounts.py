@@ -4,7 +4,7 @@ import grp
 import os
 import pwd
 
-from hostmaster.guestconf import Account
+from hostmaster.rules.guestconf import Account
 
 
 class NoSuchAccount(Exception):

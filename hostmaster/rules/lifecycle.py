@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from hostmaster.standstill import Standstill, silent_since
-from hostmaster.vm import LIVE, Keep, Vm, Way
+from hostmaster.rules.standstill import Standstill, silent_since
+from hostmaster.rules.vm import LIVE, Keep, Vm, Way
 from hostmaster.world import DomainState
 from protocol.guest import GuestFinished, MayStart
 from protocol.ids import BootId, Generation, Run

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from hostmaster.goldenfiles import GoldenFiles
+from hostmaster.edges.goldenfiles import GoldenFiles
 from hostmaster.world import Artifacts, ImageRefused
 from protocol.ids import EnvironmentName
 from wnod.image import manifest
