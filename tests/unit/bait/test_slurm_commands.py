@@ -11,14 +11,14 @@ HOME = Home(partition="batch", requeue=False)
 
 
 def test_the_move_is_one_update() -> None:
-    assert commands.target("7_3", "vwn", "vm-h1-1", HOME, "wnod:lease:1") == (
+    assert commands.target("7_3", "vwn", "vm-h1-1", "wnod:lease:1") == (
         "scontrol",
         "update",
         "JobId=7_3",
         "Partition=vwn",
         "ReqNodeList=vm-h1-1",
         "StartTime=now",
-        "Requeue=0",
+        "Requeue=1",
         "AdminComment=wnod:lease:1",
     )
 
