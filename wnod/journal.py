@@ -29,6 +29,7 @@ from wnod.journalfile import (
     apply_upgrades,
     connect,
     read_meta,
+    told,
 )
 from wnod.journalmark import Mark, Reached
 
@@ -253,7 +254,7 @@ class Journal:
             return self._db.execute(statement, values).lastrowid
         except sqlite3.Error as error:
             self._doomed = True  # whoever catches this inside a transaction has lost it all the same
-            raise _ours(self.path, error) from error
+            raise told(self.path, error) from error
 
 
 def _word(text: str) -> str:
@@ -269,18 +270,7 @@ def _worded(path: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: SQLite's text quotes what is damaged
-        raise _ours(path, error) from error
-
-
-def _ours(path: str, error: Exception) -> JournalError:
-    # Python itself reads the text of a key: what it cannot read has no name of SQLite's.
-    unreadable = isinstance(error, UnicodeDecodeError) or "decode to UTF-8" in str(error)
-    name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT" if unreadable else "")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return JournalBroken(f"{path}: damaged: {error}. See docs/troubleshoot.md, 'The journal is damaged'")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return JournalBusy(f"{path}: another program holds a lock on it: {error}")
-    return JournalFull(f"{path}: cannot be written: {error}. Free disk space, or look at the disk's health")
+        raise told(path, error) from error
 
 
 def _open_mark(path: str) -> Mark:

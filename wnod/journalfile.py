@@ -24,6 +24,13 @@ UPGRADES: tuple[tuple[str, ...], ...] = (
 
 SCHEMA = len(UPGRADES)
 
+_LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
+_REFUSED = (
+    "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_NOMEM", "SQLITE_PERM",
+    "SQLITE_INTERRUPT", "SQLITE_MISUSE",
+)  # fmt: skip
+"""What the disk or the machine does; the last: the journal has been closed already."""
+
 
 class JournalError(Exception):
     """Root of what can be wrong with a journal. The text names the file and the remedy."""
@@ -78,11 +85,23 @@ def connect(path: str) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
     except sqlite3.Error as error:
         db.close()
-        raise JournalBroken(f"{path}: {error}. See docs/troubleshoot.md, 'The journal is damaged'") from error
+        raise told(path, error) from error
     except JournalError:
         db.close()
         raise
     return db
+
+
+def told(path: str, error: Exception) -> JournalError:
+    """SQLite's error as ours. What is neither a lock nor the disk's doing is damage: to try again would not help."""
+    # Python itself reads the text of a key: what it cannot read has no name of SQLite's.
+    unreadable = isinstance(error, UnicodeDecodeError) or "decode to UTF-8" in str(error)
+    name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT" if unreadable else "SQLITE_MISUSE")
+    if name.startswith(_LOCKED):
+        return JournalBusy(f"{path}: another program holds a lock on it: {error}")
+    if name.startswith(_REFUSED):
+        return JournalFull(f"{path}: cannot be written: {error}. Free disk space, or look at the disk's health")
+    return JournalBroken(f"{path}: damaged: {error}. See docs/troubleshoot.md, 'The journal is damaged'")
 
 
 def _check_content(db: sqlite3.Connection, path: str) -> None:

@@ -111,7 +111,9 @@ class _Full:
 
     def execute(self, statement: str, *args: Any) -> Any:
         if statement != "ROLLBACK":
-            raise sqlite3.OperationalError("database or disk is full")
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
         return self._db.execute(statement)
 
 

@@ -30,6 +30,7 @@ from wnod.journal import (
     JournalNewer,
     JournalNotOurs,
 )
+from wnod.journalfile import told
 
 
 class Thing(msgspec.Struct, frozen=True):
@@ -445,6 +446,32 @@ def test_a_key_that_cannot_be_read_is_damage_and_no_full_disk(path: str, journal
         db.execute("UPDATE records SET key = CAST(x'76ff49' AS TEXT)")
     with contextlib.closing(Journal(path, "bait", "b1")) as again, pytest.raises(JournalBroken, match="damaged"):
         again.load("lease", Thing)
+
+
+@pytest.mark.parametrize("harm", ["PRAGMA user_version = 0", "DROP TABLE numbers", "ALTER TABLE meta RENAME TO x"])
+def test_a_schema_that_is_not_what_it_says_is_damage_and_no_full_disk(path: str, journal: Journal, harm: str) -> None:
+    """A daemon that took it for a full disk would wait for ever."""
+    journal.close()
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(harm)
+    with pytest.raises(JournalBroken, match="damaged"):
+        Journal(path, "bait", "b1")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("SQLITE_TOOBIG", JournalBroken),
+        ("SQLITE_CORRUPT_INDEX", JournalBroken),
+        ("SQLITE_FULL", JournalFull),
+        ("SQLITE_IOERR_FSYNC", JournalFull),
+        ("SQLITE_BUSY_SNAPSHOT", JournalBusy),
+    ],
+)
+def test_only_the_disks_errors_are_a_full_disk(name: str, kind: type[JournalError]) -> None:
+    error = sqlite3.DatabaseError("string or blob too big")
+    error.sqlite_errorname = name
+    assert type(told("/journal", error)) is kind
 
 
 def test_a_record_of_another_version_is_named(path: str, journal: Journal) -> None:
