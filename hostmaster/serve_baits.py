@@ -87,7 +87,10 @@ class BaitService:
     def connected(self, peer: str, epoch: int, resumed: bool) -> None:
         """Tell the bait everything: it may have been away for long."""
         self.log.info("bait {peer} connected, epoch {epoch}", peer=peer, epoch=epoch, resumed=resumed)
-        self.link.send(peer, self.capacity())
+        now = self.capacity()
+        if now != self._capacity_told:  # this bait knows other than what all were told: what comes next is news to it
+            self._capacity_told, self._capacity_basis = None, None
+        self.link.send(peer, now)
         self.link.send(peer, self._inventory(peer))
 
     def disconnected(self, peer: str) -> None:

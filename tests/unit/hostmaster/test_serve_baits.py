@@ -273,6 +273,17 @@ def test_a_host_without_libvirt_does_not_serve(case: HostCase) -> None:
     assert (capacity.serving, capacity.text) == (False, "the hypervisor does not answer")
 
 
+def test_a_bait_that_connects_while_libvirt_is_away_for_a_moment_hears_that_it_is_back(case: HostCase) -> None:
+    """Nobody else was told of that moment: its bait would have stayed closed for ever."""
+    case.baits.tell_capacity()
+    case.sent.clear()
+    case.keeper.away = True
+    case.baits.connected("bait1", 1, False)
+    case.keeper.away = False
+    case.baits.tell_capacity()
+    assert [message.serving for message in case.take(Capacity)] == [False, True]
+
+
 def test_a_message_that_is_none_of_a_baits_is_not_answered(case: HostCase) -> None:
     case.baits.received("bait1", Error(code=Code.INTERNAL, text="a bug"))
     case.baits.received("bait1", Released(id=ASK.id, lease=ASK.lease))
