@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -92,6 +92,12 @@ class World:
         self.now = start
         self.calls = 0
         self._heap: list[tuple[float, int, Call]] = []
+        """What is due before `_later` begins."""
+        self._later: dict[int, list[tuple[float, int, Call]]] = {}
+        """What is due from some second on. A large site plans much, most of which never comes to pass."""
+        self._seconds: list[int] = []
+        """A heap of these seconds."""
+        self._near = int(start)
         self._order = itertools.count()
         self._burst = 0
 
@@ -102,7 +108,7 @@ class World:
         return self.plan(None, delay, callable, args, kw)
 
     def getDelayedCalls(self) -> list[Call]:
-        return [call for _, _, call in self._heap if call.active()]
+        return [call for _, _, call in self._all() if call.active()]
 
     def plan(
         self, life: "Life | None", delay: float, func: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any]
@@ -112,12 +118,41 @@ class World:
         return call
 
     def push(self, call: Call) -> None:
-        heapq.heappush(self._heap, (call.due, next(self._order), call))
+        entry = (call.due, next(self._order), call)
+        second = int(call.due)
+        if second < self._near:
+            heapq.heappush(self._heap, entry)
+        elif second in self._later:
+            self._later[second].append(entry)
+        else:
+            self._later[second] = [entry]
+            heapq.heappush(self._seconds, second)
+
+    def _all(self) -> Iterator[tuple[float, int, Call]]:
+        yield from self._heap
+        for entries in self._later.values():
+            yield from entries
+
+    def _opens(self, until: float) -> bool:
+        """Take the next second that has something to do, if there is one by `until`."""
+        if not self._seconds or self._seconds[0] > until:
+            return False
+        second = heapq.heappop(self._seconds)
+        self._near = second + 1
+        self._heap += (entry for entry in self._later.pop(second) if entry[2].active())
+        heapq.heapify(self._heap)
+        return True
 
     def run(self, until: float, trouble: Sequence[object] = ()) -> None:
         """Make the calls that are due by `until`, and no more as soon as there is any trouble."""
         heap = self._heap
-        while heap and heap[0][0] <= until and not trouble:
+        while not trouble:
+            if not heap:
+                if self._opens(until):
+                    continue
+                break
+            if heap[0][0] > until:
+                break
             due, _, call = heapq.heappop(heap)
             if call.called or call.cancelled or (call.life is not None and call.life.dead):
                 continue
@@ -141,6 +176,8 @@ class World:
     def end(self) -> None:
         """Nothing planned will happen any more."""
         self._heap.clear()
+        self._later.clear()
+        self._seconds.clear()
 
     def shift(self, life: "Life", seconds: float) -> None:
         """The clock of that daemon jumps ahead by so much (back, if negative): its calls keep their time of day."""
@@ -149,7 +186,7 @@ class World:
 
     def of(self, life: "Life") -> list[Call]:
         """That life's calls, once each, in the order of the queue."""
-        return list(dict.fromkeys(c for _, _, c in sorted(self._heap, key=_place) if c.life is life and c.active()))
+        return list(dict.fromkeys(c for _, _, c in sorted(self._all(), key=_place) if c.life is life and c.active()))
 
 
 class Loop:
@@ -219,8 +256,9 @@ class Life:
 
     def jump(self, seconds: float) -> None:
         """Somebody sets this machine's clock."""
-        self.offset += seconds
-        self.world.shift(self, seconds)
+        if seconds:
+            self.offset += seconds
+            self.world.shift(self, seconds)
 
     def point(self, kind: str) -> None:
         """A place where a daemon may die. A dead one gets no further than the next of them."""

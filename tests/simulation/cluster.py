@@ -30,6 +30,8 @@ class Cluster:
         self.lrms.requeued = self._job_requeued
         self.jobs_by_lease: dict[str, str] = {}
         self.run_s: dict[str, float] = {}
+        self.started_in: dict[str, list[Guest]] = {}
+        """Where user code of each job has ever begun."""
         self.to_come = 0
         """Submissions that are still to be made."""
         self.no_requeue: set[str] = set()

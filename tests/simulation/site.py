@@ -347,10 +347,11 @@ class Site:
 
     def program_starts(self, guest: Guest, program: Program) -> float:
         elsewhere = [
-            other for site in self.cluster.sites for other in site.guests.values()
+            other for other in self.cluster.started_in.setdefault(program.job, [])
             if other is not guest and other.alive and not other.paused
             and (found := other.runs(program.job)) is not None and found.started_at is not None
         ]  # fmt: skip
+        self.cluster.started_in[program.job].append(guest)
         self.cluster.judge.start(guest, program, elsewhere)
         return self.cluster.run_s.get(program.job, 10.0)
 
