@@ -59,6 +59,7 @@ class BaitDaemon:
         peer = config.hostmaster
         self.link = BaitEnd(reactor, tls, peer.address, config.bait, self.journal.epoch, peer.name, self)
         core.join(self.link)
+        self.numbers.count(core.follower.leases.values())
         self.status = StatusServer(reactor, config.runtime, self.snapshot, self.explain, self.metrics)
 
     # --- service.Daemon ------------------------------------------------------------------------------
@@ -110,11 +111,9 @@ class BaitDaemon:
     def changed(self, before: Lease | None, lease: Lease) -> None:
         """Count it."""
         self.numbers.changed(before, lease)
-        self.numbers.count(self.core.follower.leases.values())
 
     def forgotten(self, lease: Lease) -> None:
-        """Count it."""
-        self.numbers.count(self.core.follower.leases.values())
+        """Nothing: what is there is counted when somebody asks."""
 
     # --- people's questions --------------------------------------------------------------------------------
 

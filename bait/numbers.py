@@ -1,4 +1,4 @@
-"""The bait's metrics, taken from the leases as they change."""
+"""The bait's metrics: times taken from the leases as they change, counts when somebody asks."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -25,11 +25,12 @@ class Numbers:
             self._metrics.count("wnod_bait_jobs_total", outcome=_outcome(before, lease))
 
     def count(self, leases: Iterable[Lease]) -> None:
-        """Whenever somebody asks, publish how many there are by then; `leases` is the dict's own view of them."""
+        """From now on publish how many there are when somebody asks; `leases` is the dict's own view of them."""
         self._leases = leases
 
     def _publish(self) -> None:
-        phases = Counter(str(lease.phase) for lease in self._leases)
+        phases = Counter({str(phase): 0 for phase in Phase})
+        phases.update(str(lease.phase) for lease in self._leases)
         self._metrics.set_all("wnod_bait_leases", "phase", {phase: float(n) for phase, n in phases.items()})
 
     def opened(self, is_open: bool) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -98,6 +98,7 @@ class HostCore:
         self._lines_made: tuple[Host, Ready, tuple[Line, ...]] | None = None
         self._stopped = False
         self._warned: set[str] = set()
+        self._again: IDelayedCall | None = None
         slots = tuple(slot.name for slot in config.slots)
         now = self.clock.seconds
         self.environments = Environments(self.catalogue, self.images, config.capacity, slots, now=now)
@@ -157,8 +158,7 @@ class HostCore:
     def start(self) -> None:
         """Begin all that is done from time to time. The hypervisor's hint that it is there makes the host ready."""
         self.every(INVENTORY_EVERY_S, self.baits.send_inventories)
-        # A hint may be lost, so every VM is looked at anew from time to time.
-        self.every(INVENTORY_EVERY_S, self.keeper.kick_all)
+        self.every(INVENTORY_EVERY_S, self._look_anew)
         self.keeper.look_for_contact()  # at once: a host that has lost its journal fences nothing before an answer
         self.every(LOOK_EVERY_S, self.keeper.look_for_contact)
         self.every(BACKGROUND_EVERY_S, self.background.beat)
@@ -191,6 +191,12 @@ class HostCore:
         if uuid == "":
             self.resettle()
 
+    def _look_anew(self) -> None:
+        """A hint may be lost; and a host without VMs has no other reason to ask a hypervisor that was once too late."""
+        self.keeper.kick_all()
+        if self.keeper.away:
+            self.resettle()
+
     def resettle(self) -> None:
         """Do whatever a start, a libvirt that came back or a new catalogue makes necessary. Idempotent."""
         if not self._stopped:
@@ -205,12 +211,16 @@ class HostCore:
             self.background.settled(await self.hypervisor.identity())
         except HypervisorUnavailable as error:
             self.log.warn("libvirt does not answer, waiting: {error}", error=error)
-            self.clock.callLater(RESETTLE_S, self.resettle)
+            self._resettle_later()
         self.baits.tell_capacity()
 
     def _not_settled(self, failure: Failure) -> None:
         self.unsettled(failure)
-        self.clock.callLater(RESETTLE_S, self.resettle)
+        self._resettle_later()
+
+    def _resettle_later(self) -> None:
+        if self._again is None or not self._again.active():  # each that asks anew would go on for itself
+            self._again = self.clock.callLater(RESETTLE_S, self.resettle)
 
     async def _choose_accelerator(self) -> None:
         artifacts = next(iter(self.environments.artifacts.values()), None)

@@ -88,8 +88,7 @@ class HostmasterDaemon:
             generations_above=int(reactor.seconds()),
             made=self._made,
         )
-        self.numbers = Numbers(self.metrics, core.environments)
-        self.numbers.stock = core.stock
+        self.numbers = Numbers(self.metrics, core.environments, core.keeper, core.stock)
         tls = Tls(config.tls.ca, config.tls.certificate, config.tls.key)
         names = frozenset(config.baits)
         self.link = HostEnd(reactor, tls, config.listen, config.host, self.journal.epoch, names, core.baits)
@@ -173,11 +172,10 @@ class HostmasterDaemon:
 
     def changed(self, before: Vm | None, vm: Vm) -> None:
         """Count it. A keeper.Observer."""
-        self.numbers.changed(before, vm, self.core.keeper)
+        self.numbers.changed(before, vm)
 
     def forgotten(self, vm: Vm) -> None:
-        """Count it."""
-        self.numbers.count(self.core.keeper)
+        """Nothing: what is there is counted when somebody asks."""
 
     def _made(self, way: Way, outcome: str) -> None:
         self.numbers.made(way, outcome)

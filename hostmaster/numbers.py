@@ -1,4 +1,4 @@
-"""The hostmaster's metrics, taken from the records as they change."""
+"""The hostmaster's metrics: times taken from the records as they change, counts when somebody asks."""
 
 from collections import Counter
 
@@ -22,20 +22,19 @@ TIMED = {
 
 
 class Numbers:
-    """Publishes VMs by phase, capacity and the time of each stage."""
+    """Publishes VMs by phase, capacity and the time of each stage. A host that has just started has numbers, too."""
 
-    def __init__(self, metrics: Metrics, environments: Environments) -> None:
+    def __init__(self, metrics: Metrics, environments: Environments, keeper: Keeper, stock: Stock | None) -> None:
         self._metrics = metrics
         self._environments = environments
-        self._keeper: Keeper | None = None
-        self.stock: Stock | None = None
+        self._keeper = keeper
+        self._stock = stock
         metrics.before_text(self._publish)
 
-    def changed(self, before: Vm | None, vm: Vm, keeper: Keeper) -> None:
+    def changed(self, before: Vm | None, vm: Vm) -> None:
         """A record changed."""
         if before is not None and before.phase is not vm.phase:
             self._time(before, vm)
-        self.count(keeper)
 
     def _time(self, before: Vm, vm: Vm) -> None:
         name = TIMED.get((before.phase, vm.phase))
@@ -50,17 +49,12 @@ class Numbers:
         """A VM or a spare was made in this way, or not (hostmaster.background)."""
         self._metrics.count("wnod_vms_made_total", way=way.value, outcome=outcome)
 
-    def count(self, keeper: Keeper) -> None:
-        """Whenever somebody asks, publish how many VMs there are by then and what is left."""
-        self._keeper = keeper
-
     def _publish(self) -> None:
         keeper = self._keeper
-        if keeper is None:
-            return
         vms = tuple(keeper.vms.values())
         host = self._environments.host()
-        phases = Counter(str(vm.phase) for vm in vms)
+        phases = Counter({str(phase): 0 for phase in VmPhase})
+        phases.update(str(vm.phase) for vm in vms)
         metrics = self._metrics
         metrics.set_all("wnod_hostmaster_vms", "phase", {phase: float(n) for phase, n in phases.items()})
         metrics.set("wnod_hostmaster_vms_fenced", sum(vm.fenced is not None for vm in vms))
@@ -81,10 +75,10 @@ class Numbers:
             metrics.set("wnod_hostmaster_environment_available", int(offer.available), environment=name)
 
     def _publish_stock(self) -> None:
-        if self.stock is None:
+        if self._stock is None:
             return
-        phases = Counter(str(spare.phase) for spare in self.stock.spares.values())
-        goldens = self.stock.goldens.values()
+        phases = Counter(str(spare.phase) for spare in self._stock.spares.values())
+        goldens = self._stock.goldens.values()
         self._metrics.set_all("wnod_hostmaster_spares", "phase", {phase: float(n) for phase, n in phases.items()})
         self._metrics.set("wnod_hostmaster_golden_states", len(goldens))
         self._metrics.set("wnod_hostmaster_golden_bytes", sum(golden.mib for golden in goldens) * MIB)

@@ -104,6 +104,7 @@ class Bait:
             answered=self._answered,
         )  # fmt: skip
         self.core.join(Host(self))
+        self.numbers.count(self.core.follower.leases.values())
 
     def start(self) -> None:
         """Connect to the host and listen."""
@@ -123,13 +124,11 @@ class Bait:
     def changed(self, before: Lease | None, lease: Lease) -> None:
         """See bait.follower.Observer; as in the daemon. Some time after its answer the job is cancelled."""
         self.numbers.changed(before, lease)
-        self.numbers.count(self.core.follower.leases.values())
         if lease.phase is Phase.PARKING:
             reactor.callLater(REST_S, self.lrms.cancel, lease.run.key)
 
     def forgotten(self, lease: Lease) -> None:
         """See bait.follower.Observer."""
-        self.numbers.count(self.core.follower.leases.values())
 
     def _answered(self, seconds: float) -> None:
         self.answers.append((time.monotonic(), seconds))

@@ -4,18 +4,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from hostmaster.core import RESETTLE_S, TELL_EVERY_S, VERIFY_EVERY_S, HostCore
+from hostmaster.numbers import Numbers
 from hostmaster.rules.lifecycle import Vm
-from hostmaster.world import Accelerator, Artifacts, DomainRefused
+from hostmaster.serve_baits import INVENTORY_EVERY_S
+from hostmaster.world import Accelerator, Artifacts, DomainRefused, HypervisorUnavailable
 from protocol.messages import FromHost
 from tests.fakes.guests import FakeGuests
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.images import FakeImages, artifacts
 from tests.fakes.site import CATALOGUE, CONFIG, DEBIAN
 from wnod.journal import Journal
+from wnod.metrics import Metrics
 
 
 class Case:
@@ -92,6 +96,27 @@ def test_nothing_is_offered_before_libvirt_is_there_and_all_of_it_then(case: Cas
     assert case.core.accelerator is Accelerator.TCG
 
 
+def test_a_hypervisor_that_was_once_too_late_is_asked_again_though_there_is_no_vm(case: Case) -> None:
+    """The host would have been closed until its images are verified again."""
+    case.libvirt_is_there()
+    case.hypervisor.away = "too late"
+    asked = Deferred.fromCoroutine(case.core.keeper.look.get())
+    case.clock.advance(0)
+    assert asked.addErrback(lambda failure: failure.trap(HypervisorUnavailable)).called
+    case.hypervisor.away = ""
+    assert not case.core.baits.capacity().serving
+    case.clock.pump([INVENTORY_EVERY_S, 0.0, 0.0])
+    assert case.core.baits.capacity().serving
+
+
+def test_a_long_absence_of_the_hypervisor_is_asked_about_by_one_only(case: Case) -> None:
+    case.hypervisor.away = "not started"
+    for _ in range(10):
+        case.core.resettle()
+        case.clock.advance(0)
+    assert len([call for call in case.clock.getDelayedCalls() if call.func == case.core.resettle]) == 1
+
+
 def test_a_hint_of_one_domain_is_no_reason_to_prove_everything_anew(case: Case) -> None:
     case.libvirt_is_there()
     case.hypervisor._hint("00000000-0000-4000-8000-000000000001")
@@ -152,3 +177,12 @@ def test_a_journal_that_begins_counts_generations_above_those_of_a_lost_one(
         case.core.halt()
         case.journal.close()
     assert found == next_one
+
+
+def test_a_host_that_has_just_started_and_made_no_vm_yet_publishes_what_it_has(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    metrics = Metrics("hostmaster", CONFIG.host)
+    Numbers(metrics, case.core.environments, case.core.keeper, case.core.stock)
+    text = metrics.text().decode()
+    for line in ('wnod_hostmaster_vms{phase="started"} 0.0', 'wnod_hostmaster_capacity_cpus{kind="free"}'):
+        assert any(found.startswith(line) for found in text.splitlines()), text
