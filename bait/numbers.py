@@ -14,6 +14,8 @@ class Numbers:
         self._metrics = metrics
         self._leases: Iterable[Lease] = ()
         metrics.before_text(self._publish)
+        for stage in STAGES:
+            metrics.expect("wnod_bait_stage_seconds", stage=stage)
 
     def changed(self, before: Lease | None, lease: Lease) -> None:
         """A lease is on disk and differs from `before`."""

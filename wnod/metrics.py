@@ -117,6 +117,10 @@ class Metrics:
         assert isinstance(made, Histogram), f"{name} is no histogram"
         (made.labels(**labels) if labels else made).observe(max(0.0, seconds))
 
+    def expect(self, name: str, /, **labels: str) -> None:
+        """Show a labelled histogram from the start: what has not happened yet is 0, and not unknown."""
+        self._made[name].labels(**labels)
+
     def committed(self, seconds: float) -> None:
         """For `Journal(committed=...)`."""
         self.observe("wnod_journal_commit_seconds", seconds)

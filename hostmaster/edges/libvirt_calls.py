@@ -118,8 +118,9 @@ def save(connection: Any, uuid: str, path: str) -> None:
             _write_memory(connection, domain, beside)
         _until_gone(connection, uuid)
     if _saved_uuid(connection, beside) == uuid:
-        Path(beside).replace(path)
-    elif _saved_uuid(connection, path) != uuid:
+        with contextlib.suppress(FileNotFoundError):  # an earlier call whose answer got lost may be the first to do it
+            Path(beside).replace(path)
+    if _saved_uuid(connection, path) != uuid:
         raise DomainRefused(f"no domain {uuid}, and nothing whole was saved of it at {path}")
 
 
