@@ -155,17 +155,24 @@ class Follower:
             self.journal.remove(KIND, lease.lease)
             self.journal.put(PAST, lease.lease, lease)
             self.past.append(lease)
-            self._failures[_job(lease)] += lease.failed
+            self._count_failure(lease, 1)
             while len(self.past) > KEPT:
                 oldest = self.past.popleft()
                 self.journal.remove(PAST, oldest.lease)
-                self._failures[_job(oldest)] -= oldest.failed
+                self._count_failure(oldest, -1)
         del self.leases[lease.lease]
         self.view.forget(lease.lease)
         self._answer(lease.lease, "hand-back", lease.text)
         if not self.leases.where("job", lease.run.key):
             self._sights.pop(lease.run.key, None)
         self.observer.forgotten(lease)
+
+    def _count_failure(self, lease: Lease, by: int) -> None:
+        if not lease.failed:
+            return
+        self._failures[_job(lease)] += by
+        if not self._failures[_job(lease)]:
+            del self._failures[_job(lease)]  # or the daemon would remember every job there ever was
 
     # --- one step ------------------------------------------------------------------------------------
 
