@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from bait.follower import Follower, Link, Observer
@@ -24,6 +23,7 @@ from protocol.ids import RequestId
 from protocol.messages import BaitInventory, Renew, SrvMsg
 from wnod.config import Gate, Hook, Rule
 from wnod.journal import Journal
+from wnod.loops import Loops
 
 RENEW_EVERY_S = 30.0
 VOUCH_EVERY_S = 10.0
@@ -59,7 +59,7 @@ class BaitCore:
     link: Link = field(init=False)
 
     def __post_init__(self) -> None:
-        self._loops: list[LoopingCall] = []
+        self._loops = Loops(self.clock, self.broken)
         clock, lrms = self.clock, self.lrms
         self.follower = Follower(
             clock=clock,
@@ -93,9 +93,7 @@ class BaitCore:
 
     def halt(self) -> None:
         """Nothing is begun any more from time to time. Idempotent."""
-        for loop in self._loops:
-            if loop.running:
-                loop.stop()
+        self._loops.halt()
 
     async def stop(self) -> None:
         """Hand waiting starters back, close the bait, and come back when no lease is being seen to."""
@@ -106,10 +104,7 @@ class BaitCore:
 
     def every(self, seconds: float, call: Callable[[], Any]) -> None:
         """Do it again and again, until `halt`; if it fails, `broken` hears of it."""
-        loop = LoopingCall(call)
-        loop.clock = self.clock
-        loop.start(seconds, now=False).addErrback(self.broken)
-        self._loops.append(loop)
+        self._loops.every(seconds, call)
 
     def _renew(self) -> None:
         self.link.send(BaitInventory(leases=tuple(self.follower.leases)))

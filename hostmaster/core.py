@@ -11,7 +11,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -47,6 +46,7 @@ from protocol.messages import Code, VmPhase
 from wnod.config import Catalogue, HostmasterConfig
 from wnod.config.ready import Ready
 from wnod.journal import Journal
+from wnod.loops import Loops
 
 TELL_EVERY_S = 1.0
 VERIFY_EVERY_S = 600.0
@@ -94,7 +94,7 @@ class HostCore:
 
     def __post_init__(self) -> None:
         config = self.config
-        self._loops: list[LoopingCall] = []
+        self._loops = Loops(self.clock, self.broken)
         self._lines_made: tuple[Host, Ready, tuple[Line, ...]] | None = None
         self._stopped = False
         self._warned: set[str] = set()
@@ -168,9 +168,7 @@ class HostCore:
     def halt(self) -> None:
         """Nothing is begun any more. Idempotent."""
         self._stopped = True
-        for loop in self._loops:
-            if loop.running:
-                loop.stop()
+        self._loops.halt()
 
     async def stop(self) -> None:
         """As `halt`; comes back when no VM is being seen to. VMs run on: the next life finds them."""
@@ -180,10 +178,7 @@ class HostCore:
 
     def every(self, seconds: float, call: Callable[[], Any]) -> None:
         """Do it again and again, until `halt`; if it fails, `broken` hears of it."""
-        loop = LoopingCall(call)
-        loop.clock = self.clock
-        loop.start(seconds, now=False).addErrback(self.broken)
-        self._loops.append(loop)
+        self._loops.every(seconds, call)
 
     # --- becoming ready ------------------------------------------------------------------------------
 

@@ -18,8 +18,7 @@ it any more and its node is gone, so that a slot's next VM never meets its prede
 
 from msgspec.structs import replace
 
-from bait.lrms.base import JobState, JobView
-from bait.rules import note
+from bait.lrms.base import OUR_NOTE, JobState, JobView
 from bait.rules.lease import Deed, Denial, Facts, Lease, Phase, Step, Times
 from protocol.ids import Run
 from protocol.messages import VmPhase
@@ -222,7 +221,7 @@ def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     """The run that started is over, and the job is in the queue again."""
     if job.state is JobState.LEAVING:
         return Step(lease, wake_s=times.soon_s)
-    ours = lease.lease in job.note or not job.note.startswith(note.MARK)  # else a newer lease has parked it
+    ours = lease.lease in job.note or not job.note.startswith(OUR_NOTE)  # else a newer lease has parked it
     if (job.held or job.gave_back) and not facts.lost and job.run == lease.target.next() and ours:
         return Step(_enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
     return Step(_return(lease, facts, f"the run in {lease.vm} was requeued"))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from bait.lrms.base import NO_REQUEUE, OUR_NOTE, Home
 from bait.rules.lease import Lease
 
-MARK = OUR_NOTE
 PATIENCE_S = 900.0
 """After so long without its bait a job is given back by another: longer than any boot, registration and silence."""
 
@@ -23,12 +22,12 @@ class Note:
 def write(lease: Lease, bait: str, now: float) -> str:
     """The note of a job that is about to be parked, or sent to its VM."""
     home = f"home={lease.partition}:requeue={int(lease.requeue)}"
-    return f"{MARK}{lease.lease}:{home}:bait={bait}:until={now + PATIENCE_S:.0f}"
+    return f"{OUR_NOTE}{lease.lease}:{home}:bait={bait}:until={now + PATIENCE_S:.0f}"
 
 
 def read(note: str) -> Note | None:
     """None if it is not such a note, or not whole."""
-    if not note.startswith(MARK):
+    if not note.startswith(OUR_NOTE):
         return None
     words = dict(word.split("=", 1) for word in note.split(":") if "=" in word)
     try:

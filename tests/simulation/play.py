@@ -57,8 +57,7 @@ def stand_ins() -> Iterator[None]:
     """No TLS, no name service, and a beat that costs little."""
     with (
         without_tls(),
-        mock.patch("hostmaster.core.LoopingCall", Loop),
-        mock.patch("bait.core.LoopingCall", Loop),
+        mock.patch("wnod.loops.LoopingCall", Loop),
         # Looks for what no change tells of: by far the most frequent events of an idle site.
         mock.patch("hostmaster.core.TELL_EVERY_S", 2.0),
         mock.patch("hostmaster.core.BACKGROUND_EVERY_S", 15.0),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bait.lrms.base import NO_REQUEUE, Home, JobState
+from bait.lrms.base import NO_REQUEUE, OUR_NOTE, Home, JobState
 from bait.rescue import Rescue, orphans
 from bait.rules import note
 from bait.rules.note import PATIENCE_S, Note
@@ -37,7 +37,7 @@ def test_a_note_says_what_is_needed_to_give_the_job_back() -> None:
 
 @given(st.text())
 def test_no_text_is_too_odd_to_be_read(text: str) -> None:
-    for words in (text, note.MARK + text, f"{note.MARK}1:{text}", f"{OURS}{text}"):
+    for words in (text, OUR_NOTE + text, f"{OUR_NOTE}1:{text}", f"{OURS}{text}"):
         note.read(words)
         note.forbids_requeue(words)
 
