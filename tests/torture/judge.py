@@ -19,6 +19,8 @@ FORGETS_S = 8.0
 """A slurmctld that is killed may forget what it was told in so many seconds before (it saves its state every five)."""
 AFTER_S = 15.0
 """So long after a run's last sign what hits its VM may still make Slurm run the job again: its end was not heard."""
+MUTE_S = 4.0
+"""So long after Slurm's start a job may need for its first word: a machine that is hit by then may have kept it."""
 OVER = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"})
 
 
@@ -68,7 +70,10 @@ class Row:
     job: str
     state: str
     reason: str = ""
-    restarts: int = 0
+    node: str = ""
+    """Where it runs, or ran last."""
+    started: float = 0.0
+    """When Slurm started it there, to the second."""
 
     @property
     def key(self) -> Key:
@@ -134,6 +139,8 @@ def _why_lost(submission: Submission, row: Row | None, runs: Sequence[Run], seen
         )
     if row.state == "NODE_FAIL" and not submission.requeue and runs:
         return "" if any(hits(hit, runs[-1]) for hit in seen.hits) else "NODE_FAIL, but nothing had hit its VM"
+    if row.state == "NODE_FAIL" and not submission.requeue and any(mutes(hit, row) for hit in seen.hits):
+        return ""
     return f"{row.state} ({row.reason}), {len(runs)} runs"
 
 
@@ -175,14 +182,24 @@ OF_THE_VM = frozenset({"kill-qemu", "stop-qemu", "vm-cut", "vm-half-open", "vm-s
 OF_THE_HOST = frozenset({"reboot-host", "host-cut", "host-cut-long", "disk-full-overlay"})
 
 
+def mutes(hit: Hit, row: Row) -> bool:
+    """True if the fault hit the machine just as the job began there, so that its first word may never have come out."""
+    return hit.until >= row.started - 1 and hit.at <= row.started + MUTE_S and at(hit, row.node)
+
+
+def at(hit: Hit, vm: str) -> bool:
+    """True if the fault hits that VM, alone or with its host."""
+    if hit.kind in OF_THE_VM:
+        return hit.vm == vm
+    return hit.kind in OF_THE_HOST and vm.startswith(f"vm-{hit.host}-")
+
+
 def hits(hit: Hit, run: Run) -> bool:
     """True if the fault hit the VM, the host or the LRMS node of the run while it lived, or just after."""
     if hit.until < run.started - 1 or hit.at > run.last + AFTER_S:
         return False
-    if hit.kind in OF_THE_VM:
-        return hit.vm == run.host
-    if hit.kind in OF_THE_HOST:
-        return run.host.startswith(f"vm-{hit.host}-")
+    if at(hit, run.host):
+        return True
     if hit.kind == "kill-slurmctld":
         return any(0 <= hit.at - moment <= FORGETS_S for moment in (run.started, run.last))
     return False

@@ -117,6 +117,16 @@ def test_a_job_that_must_not_be_requeued_may_fail_with_its_node_once_it_has_star
     assert verdict(CUT_SHORT, row=failed, hits=(KILLED,)) == ["lost"]
 
 
+def test_a_job_without_requeue_whose_machine_is_hit_as_it_begins_may_have_had_no_time_to_sign() -> None:
+    once = dataclasses.replace(JOB, requeue=False)
+    failed = dataclasses.replace(DONE, state="NODE_FAIL", node="vm-h1-1", started=100.0)
+    cut = Hit(1, "host-cut-long", "h1", 100.6, 173.0)
+    assert verdict(job=once, row=failed, hits=(cut,)) == []
+    assert verdict(job=once, row=failed, hits=(dataclasses.replace(cut, at=106.0),)) == ["lost"]
+    assert verdict(job=once, row=failed, hits=(dataclasses.replace(cut, host="h2"),)) == ["lost"]
+    assert verdict(job=JOB, row=failed, hits=(cut,)) == ["lost"]
+
+
 def test_a_job_that_slurm_does_not_know_is_lost_unless_slurm_was_killed_right_after_it_took_it() -> None:
     assert verdict(row=None) == ["lost"]
     assert verdict(row=None, hits=(Hit(1, "kill-slurmctld", "h1", 93.0, 95.0),)) == []

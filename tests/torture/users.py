@@ -121,11 +121,11 @@ class Users:
 
     def look(self) -> None:
         """Ask Slurm for every job."""
-        argv = ["squeue", "-a", "-h", "-r", "-t", "all", "-o", "%i|%j|%T|%r"]
-        done = self._ground.lab.run(HEAD, argv, timeout=60)
+        argv = ["squeue", "-a", "-h", "-r", "-t", "all", "-o", "%i|%j|%T|%r|%N|%S"]
+        done = self._ground.lab.run(HEAD, argv, env={"SLURM_TIME_FORMAT": "%s"}, timeout=60)
         self.looked = time.monotonic()
         if done.returncode == 0:
-            found = [_row(line) for line in done.stdout.splitlines() if line.count("|") == 3]
+            found = [_row(line) for line in done.stdout.splitlines() if line.count("|") == 5]
             self.rows = {row.key: row for row in found}
 
     def _submit(self, wish: Wish) -> None:
@@ -182,6 +182,11 @@ class Users:
 
 
 def _row(line: str) -> Row:
-    job, name, state, reason = line.split("|")
+    job, name, state, reason, node, started = line.split("|")
     array, _, task = job.partition("_")
-    return Row(name, task or "-", f"{array}_{task}" if task else array, state, reason)
+    return Row(name, task or "-", f"{array}_{task}" if task else array, state, reason, node, _seconds(started))
+
+
+def _seconds(word: str) -> float:
+    """Seconds since 1970; 0 for what has not started."""
+    return float(word) if word.isdecimal() else 0.0
