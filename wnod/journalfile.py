@@ -74,9 +74,14 @@ class Look:
 def connect(path: str) -> sqlite3.Connection:
     """Open or create the file with every commit synced to disk. Raises JournalError."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            header = os.pread(fd, 20, 0)
+        finally:
+            os.close(fd)  # before SQLite opens it: closing any descriptor of a file drops all locks on it
     except OSError as error:
         raise JournalFull(f"{path}: cannot be opened: {error.strerror}. Check its owner and mode") from error
+    _check_writable(header, path)
     db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
     try:
         _check_content(db, path)
@@ -102,6 +107,15 @@ def told(path: str, error: Exception) -> JournalError:
     if name.startswith(_REFUSED):
         return JournalFull(f"{path}: cannot be written: {error}. Free disk space, or look at the disk's health")
     return JournalBroken(f"{path}: damaged: {error}. See docs/troubleshoot.md, 'The journal is damaged'")
+
+
+def _check_writable(header: bytes, path: str) -> None:
+    """SQLite opens a file of a write version it does not know read-only, which would sound like the disk's doing."""
+    if header.startswith(b"SQLite format 3\0") and header[18:19] not in (b"\0", b"\1", b"\2"):
+        raise JournalBroken(
+            f"{path}: damaged: byte 18 of its header is {header[18:19].hex() or 'missing'}, SQLite writes 01 or 02. "
+            "See docs/troubleshoot.md, 'The journal is damaged'"
+        )
 
 
 def _check_content(db: sqlite3.Connection, path: str) -> None:

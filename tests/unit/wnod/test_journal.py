@@ -426,6 +426,19 @@ def test_a_corrupt_file_is_refused(path: str, content: bytes) -> None:
     assert Path(path).read_bytes() == content
 
 
+@pytest.mark.parametrize("at", [0, 16, 18, 19, 20, 21, 28, 36, 52, 64, 100])
+def test_a_garbled_header_is_damage_and_no_full_disk(path: str, journal: Journal, at: int) -> None:
+    """A daemon that took it for a full disk would tell its administrator to free space."""
+    journal.put("lease", "a", Thing(1))
+    journal.close()
+    content = bytearray(Path(path).read_bytes())
+    content[at] ^= 0x5A
+    Path(path).write_bytes(content)
+    with pytest.raises(JournalBroken, match="The journal is damaged"):
+        Journal(path, "bait", "b1")
+    assert Path(path).read_bytes() == content
+
+
 def test_a_damaged_page_is_found_at_opening(path: str) -> None:
     journal = Journal(path, "bait", "b1")
     for number in range(500):
