@@ -140,10 +140,15 @@ class Journal:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make everything inside one commit. Nested ones join the outermost; if any of them fails, all is undone."""
+        """Make everything inside one commit. Nested ones join the outermost.
+
+        If anything inside fails, all is undone, and whoever swallows that gets JournalError at the next write.
+        """
         if self._depth == 0:
             with _worded(self.path):
                 self._db.execute("BEGIN IMMEDIATE")
+        else:
+            self._must_stand()
         self._depth += 1
         try:
             yield
@@ -162,10 +167,16 @@ class Journal:
         if self._depth == 0 and doomed:
             self._doomed = False
 
-    def _end(self) -> None:
-        if self._doomed:
-            self._doomed = False
+    def _must_stand(self) -> None:
+        """After some errors (a full disk) SQLite undoes all by itself: what came then would be committed alone."""
+        if self._doomed or not self._db.in_transaction:
             raise JournalError(f"{self.path}: a part of this transaction failed, so all of it was undone")
+
+    def _end(self) -> None:
+        try:
+            self._must_stand()
+        finally:
+            self._doomed = False
         before = perf_counter()
         try:
             with _worded(self.path):
@@ -250,6 +261,7 @@ class Journal:
         if self._depth == 0:
             with self.transaction():
                 return self._write(statement, *values)
+        self._must_stand()
         try:
             return self._db.execute(statement, values).lastrowid
         except sqlite3.Error as error:

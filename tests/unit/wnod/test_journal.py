@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -374,6 +374,72 @@ def test_a_full_disk_undoes_the_transaction_and_says_so(path: str, journal: Jour
     assert journal.load("lease", Thing) == {"a": Thing(1)}
     journal.put("lease", "a", Thing(3))
     assert journal.load("lease", Thing) == {"a": Thing(3)}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda journal: journal.put("lease", "after", Thing(9)),
+        lambda journal: journal.remove("lease", "before"),
+        lambda journal: journal.history("lease", "12", "after", 1.0),
+        lambda journal: journal.next_number("after"),
+    ],
+    ids=["put", "remove", "history", "next_number"],
+)
+def test_after_a_full_disk_in_the_middle_nothing_of_the_block_is_committed_by_itself(
+    journal: Journal, write: Callable[[Journal], object]
+) -> None:
+    """SQLite undoes the transaction at once: each statement after it would be a commit of its own."""
+    journal.put("lease", "before", Thing(0))
+
+    def block() -> None:
+        with journal.transaction():
+            journal.put("lease", "inside", Thing(1))
+            fill_the_disk(journal)
+            assert not journal._db.in_transaction, "SQLite has not undone it: this test shows nothing"
+            write(journal)
+
+    with pytest.raises(JournalError, match="all of it was undone"):
+        block()
+    assert journal.load("lease", Thing) == {"before": Thing(0)}
+    assert journal.read_history("12") == ()
+    journal._db.execute("PRAGMA max_page_count = 1000000")
+    assert journal.next_number("after") == 1
+    journal.put("lease", "later", Thing(2))
+    assert journal.load("lease", Thing) == {"before": Thing(0), "later": Thing(2)}
+
+
+def test_a_block_that_sqlite_undid_is_no_success_even_if_nothing_is_written_after(journal: Journal) -> None:
+    def block() -> None:
+        with journal.transaction():
+            journal.put("lease", "inside", Thing(1))
+            fill_the_disk(journal)
+
+    counted = journal._commits
+    with pytest.raises(JournalError, match="all of it was undone"):
+        block()
+    assert (journal.load("lease", Thing), journal._commits) == ({}, counted)
+
+
+def test_a_block_that_sqlite_undid_without_a_write_of_ours_is_no_success(journal: Journal) -> None:
+    """A read that fails (a bad disk, no memory) may undo it too."""
+
+    def block() -> None:
+        with journal.transaction():
+            journal.put("lease", "inside", Thing(1))
+            journal._db.execute("ROLLBACK")
+
+    with pytest.raises(JournalError, match="all of it was undone"):
+        block()
+    assert journal.load("lease", Thing) == {}
+
+
+def fill_the_disk(journal: Journal) -> None:
+    """Inside a transaction, and swallow what it says."""
+    pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(JournalFull, match="Free disk space"):
+        journal.put("lease", "large", Thing(2, "x" * 100_000))
 
 
 # --- what is refused, and in which words -----------------------------------------------------------------
