@@ -52,7 +52,6 @@ class Code(enum.StrEnum):
     BOOT_FAILED = "boot-failed"
     VM_DIED = "vm-died"
     LEASE_EXPIRED = "lease-expired"
-    TOO_MANY_FAILURES = "too-many-failures"
     BAD_MESSAGE = "bad-message"
     WRONG_VERSION = "wrong-version"
     WRONG_PEER = "wrong-peer"
@@ -76,11 +75,7 @@ class VmPhase(enum.StrEnum):
     READY = "ready"
     BOUND = "bound"
     STARTED = "started"
-    DRAINING = "draining"
     DESTROYING = "destroying"
-    PAUSED = "paused"
-    QUARANTINED = "quarantined"
-    UNKNOWN = "unknown"
     GONE = "gone"
 
 
@@ -240,15 +235,6 @@ class Released(_Msg, frozen=True, tag="released"):
     lease: LeaseIdField
 
 
-class Revoke(_Msg, frozen=True, tag="revoke"):
-    """The host will take the VM away: the bait gives the job back to the queue."""
-
-    lease: LeaseIdField
-    generation: GenerationField
-    code: Code
-    text: Text
-
-
 class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One environment as this host offers it now."""
 
@@ -310,7 +296,7 @@ class Error(_Msg, frozen=True, tag="error"):
 
 FromBait = Hello | RequestVm | Bind | Renew | Release | BaitInventory | Error
 FromHost = (
-    Welcome | Granted | Denied | Bound | VmReady | VmLost | Started | Finished | Renewed | Released | Revoke
-    | Capacity | HostInventory | Error
+    Welcome | Granted | Denied | Bound | VmReady | VmLost | Started | Finished | Renewed | Released | Capacity
+    | HostInventory | Error
 )  # fmt: skip
 SrvMsg = FromBait | FromHost

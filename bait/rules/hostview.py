@@ -14,7 +14,6 @@ from protocol.messages import (
     HostInventory,
     Released,
     Renewed,
-    Revoke,
     SrvMsg,
     Started,
     VmLost,
@@ -76,7 +75,7 @@ class HostView:
                 return frozenset(unknown)
             case Error(id=request):
                 return self._failed(request)
-            case Granted() | Denied() | Bound() | VmReady() | Started() | VmLost() | Released() | Finished() | Revoke():
+            case Granted() | Denied() | Bound() | VmReady() | Started() | VmLost() | Released() | Finished():
                 self._of_lease(message, expected)
                 return frozenset({message.lease})
         return frozenset()
@@ -101,7 +100,7 @@ class HostView:
 
     def _of_lease(
         self,
-        message: Granted | Denied | Bound | VmReady | Started | VmLost | Released | Finished | Revoke,
+        message: Granted | Denied | Bound | VmReady | Started | VmLost | Released | Finished,
         expected: Run | None,
     ) -> None:
         lease = message.lease

@@ -294,7 +294,7 @@ def bind(vm: Vm, generation: Generation, run: Run, now: float) -> Vm | Code:
     """
     if generation != vm.generation:
         return Code.STALE_GENERATION
-    if vm.phase in (VmPhase.DESTROYING, VmPhase.GONE, VmPhase.QUARANTINED):
+    if vm.phase in (VmPhase.DESTROYING, VmPhase.GONE):
         return Code.NO_SUCH_LEASE
     if not run.same_job(vm.asked) or run.restart < vm.asked.restart:
         return Code.NOT_PERMITTED

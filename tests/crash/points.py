@@ -11,9 +11,6 @@ SAID = ("host.say.granted", "host.say.bound", "host.say.released", "host.say.all
 AHEAD = ("host.commit.taken", "host.commit.golden", "host.forget-spare", "host.forget-golden", "host.sweep")
 OTHER = ("bait.forget", "bait.rescue", "host.forget", *SAID, *AHEAD)
 UNUSED = {
-    f"host.commit.{phase}": "no decision leads to this phase yet"
-    for phase in (VmPhase.DRAINING, VmPhase.PAUSED, VmPhase.QUARANTINED, VmPhase.UNKNOWN)
-} | {
     "host.commit.ready": "a VM is bound while it boots (0006), so it is bound when it is ready",
 }
 

@@ -9,8 +9,8 @@ from typing import Any, TextIO
 
 _COLOURS = {
     32: {"ok", "ready", "bound", "started", "running", "open", "connected", "available", "ended"},
-    31: {"bad", "away", "unreachable", "refused", "quarantined", "failed", "lost", "unknown", "disconnected"},
-    33: {"warn", "closed", "booting", "creating", "reserved", "draining", "destroying", "paused", "parked"},
+    31: {"bad", "away", "unreachable", "refused", "failed", "lost", "unknown", "disconnected"},
+    33: {"warn", "closed", "booting", "creating", "reserved", "destroying", "paused", "parked"},
 }
 _MAX_CELL = 200
 

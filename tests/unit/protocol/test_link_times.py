@@ -7,7 +7,7 @@ import msgspec
 from protocol.framing import frame
 from protocol.hostend import MAX_PENDING
 from protocol.ids import LeaseId
-from protocol.messages import Code, Renewed, Revoke
+from protocol.messages import Code, Renewed, VmLost
 from protocol.session import MAX_UNACKED, Envelope
 from tests.unit.protocol.link_case import AGAIN, NEW, LinkCase, Raw, renew, renewed
 from tests.unit.protocol.memory_net import HIGH_WATER
@@ -124,8 +124,8 @@ class TimeTests(LinkCase):
 
 
 class SlowPeerTests(LinkCase):
-    def big(self) -> Revoke:
-        return Revoke(lease=LeaseId("1" * 32), generation=1, code=Code.INTERNAL, text="x" * 1000)  # type: ignore[arg-type]
+    def big(self) -> VmLost:
+        return VmLost(lease=LeaseId("1" * 32), generation=1, code=Code.INTERNAL, text="x" * 1000)  # type: ignore[arg-type]
 
     def test_a_peer_that_takes_nothing_is_cut_and_memory_stays_bounded(self) -> None:
         client = self.raw()
