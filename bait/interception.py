@@ -41,9 +41,9 @@ class Interception:
         """Answer one starter; comes back when the job may leave the bait."""
         run = Run(cluster=self.cluster, job=call.job, task=call.task, restart=call.restart)
         job = await self._claimed(run, call.uid)
-        if isinstance(job, str):
-            self.log.warn("starter of uid {uid} for {run}: {why}", uid=call.uid, run=str(run), why=job)
-            return Answer("hand-back", f"wnod: {job}")
+        if isinstance(job, Answer):
+            self.log.warn("starter of uid {uid} for {run}: {why}", uid=call.uid, run=str(run), why=job.text)
+            return job
         self.follower.supersede(run)
         lease = self.follower.of_run(run)
         if lease is None:
@@ -53,19 +53,20 @@ class Interception:
             lease = made
         return await self._wait(lease, call)
 
-    async def _claimed(self, run: Run, uid: int) -> JobView | str:
+    async def _claimed(self, run: Run, uid: int) -> JobView | Answer:
         """The job as the LRMS knows it, or why the claim is not believed (attack 2)."""
         try:
             job = (await self.lrms.jobs([run.key])).get(run.key)
         except LrmsUnavailable as error:
-            return f"the batch system does not answer: {error}"
+            return Answer("hand-back", f"wnod: the batch system does not answer: {error}")
         if job is None or job.owner != uid:
-            return "no such job of this user"
+            return Answer("hand-back", "wnod: no such job of this user")
         self.follower.saw(run.key, job)
         if job.run != run or job.state is not JobState.RUNNING or job.node != self.bait:
-            return f"the batch system has {job.run} {job.word} on {job.node}, not {run} running on {self.bait}"
-        if not job.batch:
-            return "only batch jobs can run in a VM: use sbatch"
+            has = f"{job.run} {job.word} on {job.node}"
+            return Answer("hand-back", f"wnod: the batch system has {has}, not {run} running on {self.bait}")
+        if not job.batch:  # another try would not help, so its user is told: the text goes into the job's errors
+            return Answer("refuse", "wnod: only batch jobs can run in a VM: use sbatch")
         return job
 
     async def _lease(self, run: Run, job: JobView) -> Lease | Answer:

@@ -45,7 +45,6 @@ def test_a_true_claim_becomes_a_lease_with_the_lrms_words(case: BaitCase) -> Non
         ({"restart": 1}, {}, "not fake/1.1 running on bait1"),
         ({}, {"node": "other"}, "RUNNING on other, not"),
         ({}, {"state": JobState.LEAVING, "word": "COMPLETING"}, "COMPLETING on None, not"),
-        ({}, {"batch": False}, "use sbatch"),
     ],
 )
 def test_a_claim_the_lrms_does_not_confirm_is_handed_back(
@@ -57,6 +56,15 @@ def test_a_claim_the_lrms_does_not_confirm_is_handed_back(
     _, (answer,) = case.start(job, **claim)
     assert answer.answer == "hand-back"
     assert words in answer.text
+    assert case.follower.leases == {}
+
+
+def test_who_is_no_batch_job_is_told_so_where_its_user_looks(case: BaitCase) -> None:
+    job = at_the_bait(case)
+    case.lrms.all_jobs[job].batch = False
+    _, (answer,) = case.start(job)
+    assert answer.answer == "refuse", "of the other answers the starter shows no text"
+    assert "use sbatch" in answer.text
     assert case.follower.leases == {}
 
 
