@@ -13,6 +13,7 @@ from tests.conftest import LoggedFailures
 from tests.crash.days import DAYS, Day
 from tests.crash.points import points
 from tests.crash.ready_days import READY_DAYS, ReadyDay
+from tests.fakes.living import living
 from tests.fakes.site import Site
 from tests.fakes.wire import Crash
 from wnod.crashpoint import watched
@@ -24,11 +25,8 @@ ALL_DAYS: tuple[Day | ReadyDay, ...] = (*DAYS, *READY_DAYS)
 @contextmanager
 def alive(directory: Path, day: Day | ReadyDay) -> Iterator[Site]:
     site = Site(directory, ready=day.ready if isinstance(day, ReadyDay) else None)
-    site.run(12)
-    yield site
-    for daemon in (site.host, site.bait):
-        if daemon is not None:
-            daemon.die()
+    with living(site):
+        yield site
 
 
 @cache

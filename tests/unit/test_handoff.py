@@ -8,6 +8,7 @@ import pytest
 from protocol.messages import VmPhase
 from tests.conftest import LoggedFailures
 from tests.fakes.daemons import BAIT
+from tests.fakes.living import living
 from tests.fakes.site import DEBIAN, Site
 from tests.fakes.wire import Crash
 from wnod.config import Rule
@@ -15,12 +16,8 @@ from wnod.config import Rule
 
 @pytest.fixture
 def site(tmp_path: Path, logged_failures: LoggedFailures) -> Iterator[Site]:
-    site = Site(tmp_path)
-    site.run(6)  # the bait opens
-    yield site
-    for daemon in (site.host, site.bait):
-        if daemon is not None:
-            daemon.die()
+    with living(Site(tmp_path), seconds=6) as site:
+        yield site
     logged_failures.flush(Crash)
 
 

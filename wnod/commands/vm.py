@@ -74,11 +74,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _keep(socket: str, args: argparse.Namespace) -> int:
     answer = act(socket, "/keep", {"vm": args.vm, "why": args.why})
-    if args.json:
-        print_json(answer)
-    else:
-        print(f"{plain(answer.get('vm'))} ({plain(answer.get('run'))}) goes into quarantine when it ends")
-    return OK
+    sentence = f"{plain(answer.get('vm'))} ({plain(answer.get('run'))}) goes into quarantine when it ends"
+    return _say(args, answer, sentence)
 
 
 def _kept(socket: str, args: argparse.Namespace) -> int:
@@ -98,11 +95,16 @@ def _kept(socket: str, args: argparse.Namespace) -> int:
 
 def _drop(socket: str, args: argparse.Namespace) -> int:
     answer = act(socket, "/drop", {"name": args.name})
+    return _say(args, answer, f"{plain(answer.get('name'))} is dropped")
+
+
+def _say(args: argparse.Namespace, answer: Mapping[str, Any], sentence: str, code: int = OK) -> int:
+    """What was done: the daemon's answer as it is, or a sentence."""
     if args.json:
         print_json(answer)
     else:
-        print(f"{plain(answer.get('name'))} is dropped")
-    return OK
+        print(sentence)
+    return code
 
 
 def _hold(socket: str, args: argparse.Namespace) -> int:
@@ -113,11 +115,8 @@ def _hold(socket: str, args: argparse.Namespace) -> int:
         arguments["for"] = str(args.seconds)
     answer = act(socket, f"/{args.vm_action}", arguments)
     state = _wait(lambda: _state(socket, answer), "paused" if pausing else "running")
-    if args.json:
-        print_json({**answer, "state": state})
-    else:
-        print(_sentence(answer, state))
-    return OK if state == ("paused" if pausing else "running") else PROBLEM
+    reached = state == ("paused" if pausing else "running")
+    return _say(args, {**answer, "state": state}, _sentence(answer, state), OK if reached else PROBLEM)
 
 
 def _wait(look: Callable[[], str], wanted: str) -> str:

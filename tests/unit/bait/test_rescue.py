@@ -14,6 +14,7 @@ from bait.rules import note
 from bait.rules.note import PATIENCE_S, Note
 from tests.conftest import LoggedFailures
 from tests.fakes.daemons import BAIT as SITE_BAIT
+from tests.fakes.living import living
 from tests.fakes.lrms import PARK
 from tests.fakes.site import Site
 from tests.fakes.wire import Crash
@@ -167,12 +168,8 @@ def test_a_vms_node_that_comes_back_stays(case: BaitCase) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, logged_failures: LoggedFailures) -> Iterator[Site]:
-    site = Site(tmp_path)
-    site.run(6)
-    yield site
-    for daemon in (site.host, site.bait):
-        if daemon is not None:
-            daemon.die()
+    with living(Site(tmp_path), seconds=6) as site:
+        yield site
     logged_failures.flush(Crash)
 
 

@@ -21,6 +21,7 @@ from hostmaster.rules.reconcile import adoptable
 from hostmaster.world import DomainState
 from protocol.messages import VmPhase
 from tests.conftest import LoggedFailures
+from tests.fakes.living import a_running_job, living
 from tests.fakes.site import Site
 from tests.fakes.wire import Crash
 from tests.unit.hostmaster.records import BOOT, RUN, a_domain, a_vm, lease_id
@@ -223,18 +224,9 @@ def test_the_end_of_a_silence_is_told(controller: Controller) -> None:
 def site(tmp_path: Path, logged_failures: LoggedFailures) -> Iterator[Site]:
     site = Site(tmp_path)
     site.run_s = 2000.0
-    site.run(12)
-    yield site
-    for daemon in (site.host, site.bait):
-        if daemon is not None:
-            daemon.die()
+    with living(site):
+        yield site
     logged_failures.flush(Crash)
-
-
-def runs(site: Site) -> str:
-    job = site.submit()
-    site.until(lambda: site.running(job) and site.phases() == ["started"])
-    return job
 
 
 def cut_off(site: Site, yes: bool = True) -> None:
@@ -248,7 +240,7 @@ def paused(site: Site) -> bool:
 
 
 def test_a_host_that_is_cut_off_pauses_its_job_before_slurm_would_start_it_elsewhere(site: Site) -> None:
-    runs(site)
+    a_running_job(site)
     cut_off(site)
     began = site.clock.seconds()
     site.until(lambda: paused(site), 120.0)
@@ -259,7 +251,7 @@ def test_a_host_that_is_cut_off_pauses_its_job_before_slurm_would_start_it_elsew
 
 def test_a_host_that_loses_its_journal_while_it_is_cut_off_fences_all_the_same(site: Site) -> None:
     # simulation, seed 7178: nothing was fenced, the job ran twice at once
-    runs(site)
+    a_running_job(site)
     cut_off(site)
     site.run(5.0)
     site.crash_host(lose_journal=True)
@@ -267,7 +259,7 @@ def test_a_host_that_loses_its_journal_while_it_is_cut_off_fences_all_the_same(s
 
 
 def test_a_controller_that_was_away_for_long_costs_a_pause_and_no_job(site: Site) -> None:
-    job = runs(site)
+    job = a_running_job(site)
     cut_off(site)
     site.run(1000.0)
     assert paused(site)
@@ -278,7 +270,7 @@ def test_a_controller_that_was_away_for_long_costs_a_pause_and_no_job(site: Site
 
 
 def test_a_run_that_was_started_elsewhere_meanwhile_never_goes_on(site: Site) -> None:
-    job = runs(site)
+    job = a_running_job(site)
     cut_off(site)
     site.until(lambda: paused(site), 120.0)
     site.killed.update(site.guests)  # what ends here has been given up by the LRMS
@@ -290,7 +282,7 @@ def test_a_run_that_was_started_elsewhere_meanwhile_never_goes_on(site: Site) ->
 
 @pytest.mark.parametrize("who", ["bait", "host", "lrms"])
 def test_what_is_no_loss_of_contact_pauses_nothing(site: Site, who: str) -> None:
-    job = runs(site)
+    job = a_running_job(site)
     if who == "bait":
         site.crash_bait(away_s=600.0)
     elif who == "host":
@@ -303,7 +295,7 @@ def test_what_is_no_loss_of_contact_pauses_nothing(site: Site, who: str) -> None
 
 
 def test_a_restart_alone_lets_no_paused_vm_go_on(site: Site) -> None:
-    runs(site)
+    a_running_job(site)
     cut_off(site)
     site.until(lambda: paused(site), 120.0)
     site.crash_host()
@@ -313,7 +305,7 @@ def test_a_restart_alone_lets_no_paused_vm_go_on(site: Site) -> None:
 
 
 def test_a_hostmaster_that_dies_while_a_vm_is_paused_lets_it_go_on_after_its_restart(site: Site) -> None:
-    job = runs(site)
+    job = a_running_job(site)
     cut_off(site)
     site.until(lambda: paused(site), 120.0)
     site.crash_host()

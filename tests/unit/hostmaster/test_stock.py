@@ -18,6 +18,7 @@ from hostmaster.world import DomainState
 from protocol.ids import Room
 from tests.crash.ready_days import GOLDEN, LINE, PAUSED, over, waits
 from tests.fakes.hypervisor import Kept
+from tests.fakes.living import living
 from tests.fakes.site import Site
 from wnod.config.ready import Ready
 
@@ -28,11 +29,8 @@ BOOTED = Ready(spares=(LINE,))
 def a_site(directory: Path, ready: Ready, refuse_save: str = "") -> Iterator[Site]:
     site = Site(directory, ready=ready)
     site.hypervisor.refuse_save = refuse_save
-    site.run(12)
-    yield site
-    for daemon in (site.host, site.bait):
-        if daemon is not None:
-            daemon.die()
+    with living(site):
+        yield site
 
 
 @pytest.fixture

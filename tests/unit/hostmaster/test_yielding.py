@@ -19,6 +19,7 @@ from hostmaster.world import DomainState
 from protocol.ids import Generation, Run, VmName
 from protocol.messages import VmPhase
 from tests.conftest import LoggedFailures
+from tests.fakes.living import a_running_job, living
 from tests.fakes.site import CONFIG, Site
 from tests.fakes.wire import Crash
 from tests.unit.hostmaster.records import BOOT, RUN, a_vm
@@ -220,18 +221,9 @@ def test_a_list_of_vms_says_why_one_stands_still() -> None:
 def site(tmp_path: Path, logged_failures: LoggedFailures) -> Iterator[Site]:
     site = Site(tmp_path)
     site.run_s = 1000.0
-    site.run(12)
-    yield site
-    for daemon in (site.host, site.bait):
-        if daemon is not None:
-            daemon.die()
+    with living(site):
+        yield site
     logged_failures.flush(Crash)
-
-
-def runs(site: Site) -> str:
-    job = site.submit()
-    site.until(lambda: site.running(job) and site.phases() == ["started"])
-    return job
 
 
 def ask(site: Site, act: str, **arguments: str) -> tuple[int, Any]:
@@ -250,7 +242,7 @@ def story(site: Site, job: str) -> list[str]:
 
 
 def test_a_job_is_paused_and_goes_on_when_asked(site: Site) -> None:
-    job = runs(site)
+    job = a_running_job(site)
     status, answer = ask(site, "pause", vm=job, **{"for": "60"})
     assert (status, answer["vm"], answer["until"]) == (200, "vm1", site.clock.seconds() + 60)
     site.until(lambda: stands(site), 2.0)
@@ -268,7 +260,7 @@ def test_a_job_is_paused_and_goes_on_when_asked(site: Site) -> None:
 
 
 def test_a_pause_ends_at_its_limit(site: Site) -> None:
-    runs(site)
+    a_running_job(site)
     began = site.clock.seconds()
     ask(site, "pause", vm="vm1")
     site.until(lambda: stands(site), 2.0)
@@ -277,7 +269,7 @@ def test_a_pause_ends_at_its_limit(site: Site) -> None:
 
 
 def test_what_is_asked_wrongly_is_answered(site: Site) -> None:
-    runs(site)
+    a_running_job(site)
     assert ask(site, "pause", vm="vm9")[0] == ask(site, "resume")[0] == 404
     assert ask(site, "pause", vm="vm1", **{"for": "soon"}) == (
         400,
@@ -290,7 +282,7 @@ def test_what_is_asked_wrongly_is_answered(site: Site) -> None:
 def test_a_hostmaster_that_is_killed_while_a_vm_is_paused_lets_it_go_on_in_its_next_life(
     site: Site, away_s: float
 ) -> None:
-    job = runs(site)
+    job = a_running_job(site)
     began = site.clock.seconds()
     ask(site, "pause", vm=job)
     site.until(lambda: stands(site), 2.0)
@@ -305,7 +297,7 @@ def test_a_hostmaster_that_is_killed_while_a_vm_is_paused_lets_it_go_on_in_its_n
     "point", [f"host.deed.{deed}.{when}" for deed in ("pause", "unpause") for when in ("before", "after")]
 )
 def test_a_hostmaster_that_dies_around_either_deed_ends_the_pause_in_time(site: Site, point: str) -> None:
-    job = runs(site)
+    job = a_running_job(site)
     deaths: list[str] = []
 
     def die(name: str) -> None:
@@ -324,7 +316,7 @@ def test_a_hostmaster_that_dies_around_either_deed_ends_the_pause_in_time(site: 
 
 
 def test_a_guest_that_stood_still_is_told_the_time_also_if_it_was_not_connected(site: Site) -> None:
-    runs(site)
+    a_running_job(site)
     assert site.host is not None
     guests = site.host.guests
     heartbeat = next(
@@ -344,7 +336,7 @@ def test_a_guest_that_stood_still_is_told_the_time_also_if_it_was_not_connected(
 
 
 def test_a_paused_job_on_a_host_that_is_cut_off_is_fenced(site: Site) -> None:
-    runs(site)
+    a_running_job(site)
     site.lrms.away, site.controller = True, False
     site.run(60.0)
     assert ask(site, "pause", vm="vm1")[0] == 200
