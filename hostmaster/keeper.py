@@ -150,10 +150,10 @@ class Keeper:
             self.put(vm)
         if self.beside is not None:
             await self.beside.recover(domains)
+        self.kick_all()  # before files are looked at: a VM does not wait for a directory that cannot be read
         for name in reconcile.leftovers(await self.images.overlays(), self._records(), domains):
             self.log.warn("removing overlay {name}: it belongs to no VM", name=name)
             await self.images.remove_overlay(name)
-        self.kick_all()
 
     def _records(self) -> list[Vm | Spare]:
         return [*self.vms.values(), *(self.beside.spares.values() if self.beside is not None else ())]
@@ -164,9 +164,7 @@ class Keeper:
             self.duties.kick(str(record.generation))
 
     def _hint(self, uuid: str) -> None:
-        if not uuid:
-            self.kick_all()
-            return
+        """Of one domain. The hint that all may have changed is the core's: it ends in `recover`, which kicks all."""
         for vm in self.vms.where("uuid", uuid):
             self.duties.kick(str(vm.generation))
         for generation in self.beside.with_uuid(uuid) if self.beside is not None else ():

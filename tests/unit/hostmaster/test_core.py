@@ -1,6 +1,6 @@
 """The hostmaster's core on fakes: when it is ready, what it offers, and what it does when something is broken."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ from hostmaster.numbers import Numbers
 from hostmaster.rules.lifecycle import Vm
 from hostmaster.serve_baits import INVENTORY_EVERY_S
 from hostmaster.world import Accelerator, Artifacts, DomainRefused, HypervisorUnavailable
-from protocol.messages import FromHost
+from protocol.ids import Generation
+from protocol.messages import FromHost, VmPhase
 from tests.fakes.guests import FakeGuests
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.images import FakeImages, artifacts
 from tests.fakes.site import CATALOGUE, CONFIG, DEBIAN
+from tests.unit.hostmaster.records import a_vm
+from wnod.duties import Next
 from wnod.journal import Journal
 from wnod.metrics import Metrics
 
@@ -117,6 +120,22 @@ def test_a_long_absence_of_the_hypervisor_is_asked_about_by_one_only(case: Case)
         case.clock.advance(0)
     planned: list[Any] = list(case.clock.getDelayedCalls())
     assert len([call for call in planned if call.func == case.core.resettle]) == 1
+
+
+def test_a_hypervisor_that_is_back_has_each_vm_seen_to_once(case: Case) -> None:
+    case.libvirt_is_there()
+    case.core.keeper.vms[Generation(1)] = a_vm(phase=VmPhase.GONE, since=case.clock.seconds())
+    steps: list[str] = []
+    step = case.core.keeper.duties.step
+
+    def counted(key: str) -> Awaitable[Next]:
+        steps.append(key)
+        return step(key)
+
+    case.core.keeper.duties.step = counted
+    case.libvirt_is_there()
+    case.clock.pump([0.0] * 10)
+    assert steps == ["1"]
 
 
 def test_a_hint_of_one_domain_is_no_reason_to_prove_everything_anew(case: Case) -> None:
