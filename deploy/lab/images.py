@@ -36,16 +36,29 @@ def install(layout: Layout, built: dict[str, Path]) -> dict[str, Path]:
 
 
 def _ensure(name: str, say: Callable[[str], None]) -> Path:
-    mark = KEPT / f"{name}.made-from"
     made_from = _fingerprint(name)
-    if mark.exists():
-        fingerprint, _, kept = mark.read_text().strip().partition(" ")
-        if fingerprint == made_from and Path(kept, "manifest.json").exists():
-            return Path(kept)
+    built = kept(KEPT, name, made_from)
+    if built is not None:
+        return built
     PACKAGES.mkdir(parents=True, exist_ok=True)
     image = build_image(load_recipe(PROJECT / "deploy" / "images" / f"{name}.yaml"), Paths(KEPT, PACKAGES), say)
-    mark.write_text(f"{made_from} {image.directory}\n")
+    keep(KEPT, name, made_from, image.directory)
     return image.directory
+
+
+def keep(place: Path, name: str, made_from: str, image: Path) -> None:
+    """Note that `image`, in `place`/`name`, is made from what has this fingerprint."""
+    (place / f"{name}.made-from").write_text(f"{made_from} {image.name}\n")
+
+
+def kept(place: Path, name: str, made_from: str) -> Path | None:
+    """The image that `keep` has noted, if it is there and made from the same. `place` may have been copied or moved."""
+    mark = place / f"{name}.made-from"
+    if not mark.exists():
+        return None
+    fingerprint, _, noted = mark.read_text().strip().partition(" ")
+    image = place / name / Path(noted).name  # older notes are whole paths, which may lead to another checkout
+    return image if fingerprint == made_from and (image / "manifest.json").exists() else None
 
 
 def _fingerprint(name: str) -> str:
