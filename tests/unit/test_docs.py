@@ -113,6 +113,7 @@ MESSAGES = (
     "another process has it open",
     "this is the journal of",
     "cannot be written",
+    "an older copy",
     "file is not a database",
     "does not decode",
     "written by a newer wnod",
@@ -172,6 +173,14 @@ def test_make_targets_that_a_page_names_exist() -> None:
 def test_the_tables_of_states_have_every_phase() -> None:
     assert first_words("The bait's states") == list(Phase)
     assert first_words("A VM's states") == list(VmPhase)
+
+
+def test_every_module_of_the_product_has_its_place_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().split("\n## Modules", 1)[1].split("\n## ", 1)[0]
+    named = {name.rpartition("/")[2] for name in re.findall(r"`([a-z_/]+\w)`", text)}
+    files = [path for name in ("protocol", "hostmaster", "bait") for path in (ROOT / name).rglob("*.py")]
+    modules = {path.stem for path in (*files, *(ROOT / "wnod").glob("*.py")) if not path.stem.startswith("__")}
+    assert {name for name in modules - named if not name.startswith("slurm") and name != "command"} == set()
 
 
 def test_every_decision_is_in_the_index() -> None:
