@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from hostmaster.keeper import Keeper
@@ -55,6 +56,12 @@ class HostCase:
         self.guests.listener = self.service.heard
         self.keeper.load()
         self.keeper.away = False
+        hypervisor.watch(self._hint)
+
+    def _hint(self, uuid: str) -> None:
+        """As the core does when the hypervisor is back."""
+        if uuid == "":
+            Deferred.fromCoroutine(self.keeper.recover())
 
     def _uuid(self) -> str:
         self._uuids += 1
