@@ -120,7 +120,6 @@ def decide(vm: Vm, facts: Facts, times: Times) -> Step:
         case VmPhase.GONE:
             expired = facts.now >= facts.expires_at
             return Step(replace(vm, released=True) if expired else vm, wake_at=facts.expires_at)
-    return Step(vm)
 
 
 def _reserved(vm: Vm, facts: Facts, times: Times) -> Step:
