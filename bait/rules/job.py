@@ -87,9 +87,9 @@ def _requested(lease: Lease, facts: Facts, times: Times) -> Step:
 
 
 def _granted(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    if _is_gone(lease, facts):
+        return Step(_return(lease, facts, "the host has lost the VM"))
     if facts.vm is None or facts.vm.generation != lease.generation:
-        if facts.host_known:
-            return Step(_return(lease, facts, "the host has lost the VM"))
         return Step(lease, wake_s=times.poll_s)
     if not facts.vm.bound:
         return Step(lease, None if facts.asking or not facts.linked else Deed.BIND, times.poll_s)
@@ -155,7 +155,7 @@ def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
 def _vm_trouble(lease: Lease, facts: Facts, times: Times) -> str:
     if facts.lost:
         return facts.lost
-    if facts.host_known and (facts.vm is None or facts.vm.generation != lease.generation):
+    if _is_gone(lease, facts):
         return "the host has lost the VM"
     if not facts.linked and facts.now > lease.since + times.silence_s:
         return "the hostmaster does not answer"
@@ -234,6 +234,7 @@ _RESERVED = (
 
 
 def _is_gone(lease: Lease, facts: Facts) -> bool:
+    """True if the host was asked, and has no VM of the lease's generation (R13: not asked is not gone)."""
     return facts.host_known and (facts.vm is None or facts.vm.generation != lease.generation)
 
 
