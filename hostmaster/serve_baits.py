@@ -68,11 +68,14 @@ class BaitService:
     keeper: Keeper
     host: Callable[[], capacity.Host]
     ttl_s: float
+    """How long a lease lives unless its bait renews it; what the bait is told with each grant."""
     new_uuid: Callable[[], str]
+    """For a new domain; a restored one has its golden state's."""
     stock: Stock | None = None
     """Without it every VM boots."""
     link: Link = field(init=False)
     refused: Callable[[Code], None] = lambda code: None
+    """A bait was told no."""
     _releasing: dict[LeaseId, list[tuple[str, RequestId]]] = field(default_factory=dict)
     _postponed: dict[LeaseId, tuple[str, Release]] = field(default_factory=dict)
     """Releases of leases that nobody here knows, while libvirt is away: it may yet show their VMs (R13)."""
@@ -224,14 +227,14 @@ class BaitService:
 
     def _bind(self, peer: str, ask: Bind) -> None:
         vm = self._own(peer, ask.lease)
-        code = Code.NO_SUCH_LEASE if vm is None else lifecycle.bind(vm, ask.generation, ask.run, self.clock.seconds())
-        if isinstance(code, Code):
-            self.refused(code)
-            self.link.send(peer, Error(id=ask.id, code=code, text=f"cannot bind {ask.run}: {code}"))
+        bound = Code.NO_SUCH_LEASE if vm is None else lifecycle.bind(vm, ask.generation, ask.run, self.clock.seconds())
+        if isinstance(bound, Code):
+            self.refused(bound)
+            self.link.send(peer, Error(id=ask.id, code=bound, text=f"cannot bind {ask.run}: {bound}"))
             return
-        self.keeper.put(code)
+        self.keeper.put(bound)
         with around("host.say.bound"):
-            self.link.send(peer, Bound(id=ask.id, lease=code.lease, generation=code.generation, run=ask.run))
+            self.link.send(peer, Bound(id=ask.id, lease=bound.lease, generation=bound.generation, run=ask.run))
 
     def _release(self, peer: str, ask: Release) -> None:
         vm = self._own(peer, ask.lease)
