@@ -17,8 +17,11 @@ from bait.rules import match, note
 from bait.rules.lease import Lease, Phase
 from bait.rules.match import Impossible, Wanted
 from protocol.ids import EnvironmentName, LeaseId, Run, Shape
+from protocol.messages import Capacity
 from wnod.config import Rule
 
+LOOK_AGAIN_S = 0.1
+"""How often it is looked whether the host has said what it has: a bait that has just started does not know yet."""
 NOTHING = Shape(cpus=1, memory_mib=64, disk_mib=16)
 """The shape of a lease that never becomes a VM."""
 
@@ -35,6 +38,7 @@ class Interception:
     rules: Sequence[Rule]
     new_id: Callable[[], str]
     host_wait_s: float = 5.0
+    """How long a job is kept for a host that has not said yet what it has; then it goes back to the queue."""
     log: Logger = field(default_factory=lambda: Logger("bait.interception"))
 
     async def intercepted(self, call: HookCall) -> Answer:
@@ -70,11 +74,7 @@ class Interception:
         return job
 
     async def _lease(self, run: Run, job: JobView) -> Lease | Answer:
-        for _ in range(int(self.host_wait_s * 10)):
-            if self.follower.view.capacity is not None:
-                break
-            await _sleep(self.clock, 0.1)
-        capacity = self.follower.view.capacity
+        capacity = await self._capacity()
         if capacity is None:
             return Answer("hand-back", "wnod: the hostmaster of this host does not answer")
         offers = {offer.environment: offer for offer in capacity.offers}
@@ -83,6 +83,13 @@ class Interception:
             return lease
         known = self.follower.of_run(run)  # another starter of this run was faster
         return known or Answer("hand-back", "wnod: the lease of this run has just ended")
+
+    async def _capacity(self) -> Capacity | None:
+        """What the host has, once it has said so; None after host_wait_s."""
+        end = self.clock.seconds() + self.host_wait_s
+        while self.follower.view.capacity is None and self.clock.seconds() < end:
+            await _sleep(self.clock, LOOK_AGAIN_S)
+        return self.follower.view.capacity
 
     def _record(self, run: Run, job: JobView, wanted: Wanted | Impossible) -> Lease:
         now = self.clock.seconds()
