@@ -291,13 +291,13 @@ class Keeper:
             labelled = shown is not None and shown.ours is not None and shown.ours.lease == vm.lease
             if vm.phase is VmPhase.DESTROYING and domain is DomainState.ABSENT:
                 overlay = vm.key in await self.images.overlays()
-        except (HypervisorUnavailable, KeyError):
+        except (HypervisorUnavailable, KeyError):  # nobody knows; or the VM was forgotten while we looked
             domain = None
-        if generation in self.vms:
+        now = renewed = self.clock.seconds()
+        latest = self.vms.get(generation)
+        if latest is not None:
             self.seen[generation] = domain
-        now = self.clock.seconds()
-        lease = self.vms[generation].lease if generation in self.vms else None
-        renewed = self._renewed.get(lease, now) if lease else now
+            renewed = self._renewed.get(latest.lease, now)
         contact, word = self._heard_of(generation)
         return Facts(
             now=now,
