@@ -1,4 +1,4 @@
-"""Domain XML: made from a DomainSpec, read back as facts. Pure; the only file that knows libvirt's XML.
+"""Domain XML: made from a DomainSpec, read back as facts. Pure; the only file that knows a domain's XML.
 
 The device set is the smallest a batch job needs: two disks, one network card, one port to us, one console that
 only writes. No graphics, sound, USB, balloon or agent with powers. Our facts about the VM are kept in the
@@ -35,10 +35,11 @@ NAMESPACE = "urn:wnod:domain:1"
 MACHINE = "q35"
 PROBE_PREFIX = "wnod-probe-"
 PROBE_MEMORY_MIB = 256
+DOMAIN_TYPES = {Accelerator.KVM: "kvm", Accelerator.TCG: "qemu", Accelerator.NONE: "test"}
+"""libvirt's word for each accelerator."""
 
 _VM = f"{{{NAMESPACE}}}vm"
 _PROBE = f"{{{NAMESPACE}}}probe"
-_DOMAIN_TYPES = {Accelerator.KVM: "kvm", Accelerator.TCG: "qemu", Accelerator.NONE: "test"}
 _SERIAL = "console=ttyS0"
 
 ET.register_namespace("wnod", NAMESPACE)
@@ -177,51 +178,11 @@ def is_probe(xml: str) -> bool:
     return ET.fromstring(xml).find(f"metadata/{_PROBE}") is not None  # noqa: S314 - as above
 
 
-def offered_accelerators(capabilities: str) -> frozenset[Accelerator]:
-    """What libvirt's capabilities XML lists for the host's own architecture. A listing is no proof: probe."""
-    root = ET.fromstring(capabilities)  # noqa: S314 - as above
-    arch = root.findtext("host/cpu/arch", "")
-    types = {d.get("type") for d in root.iterfind(f"guest/arch[@name='{arch}']/domain")}
-    return frozenset(a for a, t in _DOMAIN_TYPES.items() if t in types)
-
-
-def machine_facts(capabilities: str, offered: str) -> tuple[str, ...]:
-    """What a saved memory depends on, of libvirt's capabilities and domain capabilities (or "" if it has none).
-
-    Not the frequency of the time stamp counter, which is measured anew, a little differently, at each boot.
-    """
-    cpu = ET.fromstring(capabilities).find("host/cpu")  # noqa: S314 - as above
-    facts = [] if cpu is None else [cpu.findtext("arch", ""), cpu.findtext("model", ""), cpu.findtext("vendor", "")]
-    for tag in ("microcode", "signature", "feature"):
-        found = () if cpu is None else cpu.iterfind(tag)
-        facts += sorted(f"{tag} {sorted(e.attrib.items())}" for e in found)
-    if offered:
-        root = ET.fromstring(offered)  # noqa: S314 - as above
-        facts += [root.findtext(tag, "") for tag in ("arch", "machine", "path")]
-    return tuple(facts)
-
-
-def emulator_path(offered: str) -> str:
-    """The QEMU that these domain capabilities are of."""
-    return ET.fromstring(offered).findtext("path", "") if offered else ""  # noqa: S314 - as above
-
-
 def layout() -> str:
     """The XML of a VM with nothing of its own: another text, and older saved ones are not what would be made now."""
     shape = Shape(cpus=1, memory_mib=64, disk_mib=16)
     ours = Ours("", VmName(""), Generation(1), LeaseId(""), "", 0, EnvironmentName(""), "", shape, "")
     return domain_xml(DomainSpec(ours, "", "", "", Accelerator.TCG, "", "", "", "", "", ""))
-
-
-def qemu_ids(capabilities: str) -> tuple[int, int] | None:
-    """The (uid, gid) that libvirt gives its QEMUs, or None if it runs them as the caller's own user."""
-    root = ET.fromstring(capabilities)  # noqa: S314 - as above
-    for model in root.iterfind("host/secmodel"):
-        label = model.findtext("baselabel", "")
-        uid, _, gid = label.replace("+", "").partition(":")
-        if model.findtext("model") == "dac" and uid.isdigit() and gid.isdigit():
-            return int(uid), int(gid)
-    return None
 
 
 def _kept(ours: Ours) -> Element:
@@ -267,7 +228,7 @@ def _read_ours(element: Element) -> Ours:
 
 
 def _domain(accelerator: Accelerator, name: str, uuid: str, cpus: int, memory_mib: int) -> Element:
-    domain = Element("domain", type=_DOMAIN_TYPES[accelerator])
+    domain = Element("domain", type=DOMAIN_TYPES[accelerator])
     _child(domain, "name", name)
     _child(domain, "uuid", uuid)
     _child(domain, "memory", str(memory_mib), unit="MiB")

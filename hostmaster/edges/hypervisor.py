@@ -14,7 +14,8 @@ import libvirt
 from twisted.internet.defer import Deferred, TimeoutError
 
 from hostmaster.edges import libvirt_calls as calls
-from hostmaster.edges.domain import ProbeSpec, domain_xml, is_probe, offered_accelerators, probe_xml, qemu_ids
+from hostmaster.edges.capabilities import offered_accelerators, qemu_ids
+from hostmaster.edges.domain import ProbeSpec, domain_xml, is_probe, probe_xml
 from hostmaster.edges.events import Connection, Happening, Limits
 from hostmaster.edges.probe import find_accelerator
 from hostmaster.world import (

@@ -16,14 +16,13 @@ from typing import Any
 
 import libvirt
 
+from hostmaster.edges.capabilities import emulator_path, machine_facts
 from hostmaster.edges.domain import (
     MACHINE,
     NAMESPACE,
     PROBE_PREFIX,
-    emulator_path,
     is_probe,
     layout,
-    machine_facts,
     metadata_xml,
     read_domain,
     restored_xml,

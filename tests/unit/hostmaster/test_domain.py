@@ -13,11 +13,8 @@ from hostmaster.edges.domain import (
     ProbeSpec,
     domain_xml,
     is_probe,
-    machine_facts,
     metadata_xml,
-    offered_accelerators,
     probe_xml,
-    qemu_ids,
     read_domain,
     restored_xml,
 )
@@ -140,23 +137,6 @@ def test_a_saved_domain_is_restored_as_itself_or_not_at_all() -> None:
     for other in (replace(SPEC, uuid="0" * 36), replace(SPEC, ours=replace(OURS, slot=VmName("vm2")))):
         with pytest.raises(ValueError, match="saved was vm1"):
             restored_xml(domain_xml(SPEC), other)
-
-
-def test_the_machines_facts_are_those_a_saved_memory_depends_on() -> None:
-    host = "<capabilities><host><cpu><arch>x86_64</arch><model>EPYC</model><vendor>AMD</vendor>{}</cpu></host>"
-    host += "</capabilities>"
-    offered = "<domainCapabilities><path>/usr/bin/qemu</path><machine>pc-q35-{}</machine></domainCapabilities>"
-    plain = machine_facts(host.format("<feature name='avx'/>"), offered.format("7.2"))
-    ticking = "<feature name='avx'/><counter name='tsc' frequency='2596120000'/>"
-    assert machine_facts(host.format(ticking), offered.format("7.2")) == plain, "measured anew at each boot"
-    others = [
-        machine_facts(host.format(""), offered.format("7.2")),
-        machine_facts(host.format("<microcode version='2'/><feature name='avx'/>"), offered.format("7.2")),
-        machine_facts(host.format("<feature name='avx'/>"), offered.format("8.0")),
-        machine_facts(host.format("<feature name='avx'/>"), ""),
-        machine_facts("<capabilities/>", ""),
-    ]
-    assert len({plain, *others}) == 6
 
 
 @pytest.mark.parametrize(
@@ -286,21 +266,3 @@ def test_a_probe_is_told_from_all_else() -> None:
     assert is_probe(probe_xml(PROBE))
     assert not is_probe(domain_xml(SPEC))
     assert not is_probe("<domain><name>wnod-probe-1</name></domain>")
-
-
-CAPABILITIES = """<capabilities><host><cpu><arch>x86_64</arch></cpu>
-  <secmodel><model>apparmor</model><doi>0</doi></secmodel>
-  <secmodel><model>dac</model><doi>0</doi><baselabel type='kvm'>+64055:+108</baselabel>
-    <baselabel type='qemu'>+64055:+108</baselabel></secmodel></host>
-  <guest><arch name='i686'><domain type='kvm'/></arch></guest>
-  <guest><arch name='x86_64'><domain type='qemu'/>{}</arch></guest></capabilities>"""
-
-
-def test_accelerators_are_those_of_the_hosts_own_architecture() -> None:
-    assert offered_accelerators(CAPABILITIES.format("")) == {Accelerator.TCG}
-    assert offered_accelerators(CAPABILITIES.format("<domain type='kvm'/>")) == {Accelerator.TCG, Accelerator.KVM}
-
-
-def test_qemus_user_is_read_from_the_dac_model_only() -> None:
-    assert qemu_ids(CAPABILITIES.format("")) == (64055, 108)
-    assert qemu_ids("<capabilities><host/></capabilities>") is None
