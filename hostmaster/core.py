@@ -93,16 +93,33 @@ class HostCore:
     log: Logger = field(default_factory=lambda: Logger("hostmaster"))
 
     def __post_init__(self) -> None:
-        config = self.config
         self._loops = Loops(self.clock, self.broken)
         self._lines_made: tuple[Host, Ready, tuple[Line, ...]] | None = None
         self._stopped = False
         self._warned: set[str] = set()
         self._again: IDelayedCall | None = None
-        slots = tuple(slot.name for slot in config.slots)
+        slots = tuple(slot.name for slot in self.config.slots)
         now = self.clock.seconds
-        self.environments = Environments(self.catalogue, self.images, config.capacity, slots, now=now)
-        self.keeper = Keeper(
+        self.environments = Environments(self.catalogue, self.images, self.config.capacity, slots, now=now)
+        self.keeper = self._make_keeper()
+        self.background = self._make_background()
+        self.stock = Stock(self.clock, self.keeper, self.background, self._specify, self.new_uuid)
+        self.baits = BaitService(
+            clock=self.clock,
+            keeper=self.keeper,
+            host=self.environments.host,
+            ttl_s=self.config.times.lease_ttl_s,
+            new_uuid=self.new_uuid,
+            refused=self.refused,
+            stock=self.stock,
+        )
+        self.guest_service = GuestService(
+            self.clock, self.keeper, self._configure, self.baits.finished, self.stock, self._stand
+        )
+
+    def _make_keeper(self) -> Keeper:
+        config = self.config
+        return Keeper(
             clock=self.clock,
             host=config.host,
             journal=self.journal,
@@ -115,28 +132,18 @@ class HostCore:
             observer=self,
             contact=Contact(self.clock, self.journal, config.lrms.controller, self.answers),
         )
-        self.background = Background(
+
+    def _make_background(self) -> Background:
+        ready = self.config.ready
+        return Background(
             clock=self.clock,
             keeper=self.keeper,
             host=self.environments.host,
             name=self._name_golden,
             lines=self._lines,
-            budget_mib=config.ready.golden_disk_mib,
-            configured=bool(config.ready.golden_disk_mib or config.ready.spares),
+            budget_mib=ready.golden_disk_mib,
+            configured=bool(ready.golden_disk_mib or ready.spares),
             made=self.made,
-        )
-        self.stock = Stock(self.clock, self.keeper, self.background, self._specify, self.new_uuid)
-        self.baits = BaitService(
-            clock=self.clock,
-            keeper=self.keeper,
-            host=self.environments.host,
-            ttl_s=config.times.lease_ttl_s,
-            new_uuid=self.new_uuid,
-            refused=self.refused,
-            stock=self.stock,
-        )
-        self.guest_service = GuestService(
-            self.clock, self.keeper, self._configure, self.baits.finished, self.stock, self._stand
         )
 
     def join(self, link: Link) -> None:
