@@ -116,7 +116,7 @@ def _hold(socket: str, args: argparse.Namespace) -> int:
     answer = act(socket, f"/{args.vm_action}", arguments)
     state = _wait(lambda: _state(socket, answer), "paused" if pausing else "running")
     reached = state == ("paused" if pausing else "running")
-    return _say(args, {**answer, "state": state}, _sentence(answer, state), OK if reached else PROBLEM)
+    return _say(args, {**answer, "state": state}, _sentence(answer, state, reached), OK if reached else PROBLEM)
 
 
 def _wait(look: Callable[[], str], wanted: str) -> str:
@@ -135,9 +135,11 @@ def _state(socket: str, answer: Mapping[str, Any]) -> str:
     return seen if seen != "running" or not wished else "not yet paused"
 
 
-def _sentence(answer: Mapping[str, Any], state: str) -> str:
+def _sentence(answer: Mapping[str, Any], state: str, reached: bool) -> str:
     name = plain(f"{answer.get('vm')} ({answer.get('run')})")
+    if not reached:
+        return f"{name}: {plain(state)}; look again with: wnod vms"
     if state == "paused":
         until = datetime.fromtimestamp(float(answer["until"])).astimezone().strftime("%H:%M:%S")
         return f"{name} is paused and goes on by itself at {until}"
-    return f"{name} goes on" if state == "running" else f"{name}: {plain(state)}; look again with: wnod vms"
+    return f"{name} goes on"

@@ -101,7 +101,9 @@ def test_programs_get_json(wnod: Any) -> None:
 def test_what_is_not_seen_in_time_is_a_problem_that_is_said(wnod: Any) -> None:
     shown = wnod("pause", "vm3")
     assert (shown.code, shown.out) == (1, "vm3 (site/3.1): not yet paused; look again with: wnod vms\n")
-    assert (wnod("resume", "vm1").code, wnod("resume", "vm1", "--json").json["state"]) == (1, "paused")
+    shown = wnod("resume", "vm1")
+    assert (shown.code, shown.out) == (1, "vm1 (site/1.1): paused; look again with: wnod vms\n")
+    assert wnod("resume", "vm1", "--json").json["state"] == "paused"
 
 
 def test_a_refusal_is_exit_code_1_and_one_printable_line(wnod: Any) -> None:
