@@ -4,11 +4,6 @@ One connection is one question and one answer, each a line of JSON. Whatever goe
 there gets an answer, and in doubt that answer is "hand-back".
 """
 
-import contextlib
-import os
-import socket
-import stat
-import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -23,12 +18,11 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
+from wnod import unixsocket
+
 LINE_LIMIT = 1024
 TEXT_LIMIT = 500
 BACKLOG = 1024
-
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-
 
 Word = Literal["park", "hand-back", "refuse"]
 """What a starter can be told. The words are the wire format."""
@@ -69,9 +63,7 @@ Intercepted = Callable[[HookCall], Awaitable[Answer]]
 
 def peer_uid(transport: Any) -> int:
     """The uid of the process at the other end of a Unix socket, as the kernel knows it."""
-    data = transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    uid: int = _CREDENTIALS.unpack(data)[1]
-    return uid
+    return unixsocket.peer_uid(transport.socket)
 
 
 class HookServer:
@@ -108,7 +100,7 @@ class HookServer:
 
     async def start(self) -> None:
         """Listen. A socket that a dead predecessor left is replaced; anything else at the path is an OSError."""
-        _remove_socket(self._path)
+        unixsocket.remove_socket(self._path)
         self._port = self.reactor.listenUNIX(self._path, self.factory(), backlog=BACKLOG, mode=0o666)
 
     async def stop(self) -> None:
@@ -227,10 +219,3 @@ class _Starters(ServerFactory):
 
 async def _decide(intercepted: Intercepted, call: HookCall) -> Answer:
     return await intercepted(call)
-
-
-def _remove_socket(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(f"{path} is not a socket: remove it, or set hook.socket to another path")
-        os.unlink(path)

@@ -1,7 +1,5 @@
 """A few HTTP pages on a Twisted endpoint, and the few acts that some may do: all that is needed of a web server."""
 
-import socket
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,6 +8,8 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
+
+from wnod import unixsocket
 
 _log = Logger(namespace="wnod.pages")
 
@@ -31,8 +31,6 @@ Page = Callable[[Mapping[str, str]], Answer]
 
 Act = Callable[[Mapping[str, str], int], Answer]
 """Called per POST with the arguments and the uid of the process that asked, as the kernel knows it."""
-
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 async def serve_pages(
@@ -90,11 +88,7 @@ def _answered(request: Request, answers: Callable[[], Answer]) -> bytes:
 
 
 def _peer_uid(request: Request) -> int:
-    peer: socket.socket = cast(Any, request).channel.transport.socket
-    if peer.family != socket.AF_UNIX:
-        raise PermissionError("acts are asked for over Unix sockets only")
-    uid: int = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
-    return uid
+    return unixsocket.peer_uid(cast(Any, request).channel.transport.socket)
 
 
 def _arguments(request: Request) -> dict[str, str]:

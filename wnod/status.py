@@ -7,7 +7,6 @@ root and the daemon's own user: the kernel says who asks.
 import json
 import os
 import pwd
-import stat
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from twisted.internet.interfaces import IListeningPort, IReactorUNIX
 from wnod.ask import socket_path
 from wnod.metrics import Metrics, metrics_page
 from wnod.pages import Act, Answer, Page, serve_pages
+from wnod.unixsocket import remove_socket
 
 Snapshot = Callable[[], Mapping[str, Any]]
 Explain = Callable[[str], Mapping[str, Any] | None]
@@ -59,17 +59,6 @@ class StatusServer:
         if port is not None:
             await port.stopListening()  # type: ignore[misc] # None only for ports that need no waiting
             remove_socket(self.path)
-
-
-def remove_socket(path: str) -> None:
-    """Remove a socket file; anything else of that name is left alone and raises FileExistsError."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise FileExistsError(f"{path}: in the way, and not a socket: remove it")
-    os.unlink(path)
 
 
 def _pages(snapshot: Snapshot, explain: Explain, metrics: Metrics | None) -> dict[str, Page]:

@@ -8,8 +8,6 @@ whole, nor is anything that is sent, because credentials are.
 
 import os
 import re
-import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -25,13 +23,13 @@ from zope.interface import implementer
 from hostmaster.world import GuestListener
 from protocol.errors import TheirMistake
 from protocol.guest import MAX_LINE, FromGuest, parse
+from wnod import unixsocket
 
 LINES_PER_S = 50
 """A guest that says more is read no further until the second is over."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}\Z")
 _MAX_PATH = 107  # sun_path holds 108 bytes with its end mark
-_CREDENTIALS = struct.Struct("3i")
 
 Listen = Callable[[str, Factory], IListeningPort]
 PeerUid = Callable[[ITransport], int]
@@ -284,6 +282,4 @@ class _Line(Protocol):
 
 def kernel_peer_uid(transport: ITransport) -> int:
     """The uid of the process at the other end of a Unix socket, as the kernel knows it."""
-    peer: socket.socket = cast(Any, transport).socket
-    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(raw)[1])
+    return unixsocket.peer_uid(cast(Any, transport).socket)

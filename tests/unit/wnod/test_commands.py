@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.unit.wnod.test_config import CATALOGUE
 from wnod.ask import DaemonUnreachable, ask
 from wnod.cli import COMMANDS, main
-from wnod.status import remove_socket
 
 HOSTMASTER = """\
 host: h1
@@ -35,14 +35,6 @@ hostmaster: {{name: h1, address: "h1:9610"}}
 tls: {{ca: /t/ca.pem, certificate: /t/b.pem, key: /t/b.key}}
 lrms: {{cluster: site}}
 runtime: {runtime}
-"""
-CATALOGUE = f"""\
-environments:
-  debian12:
-    image: /srv/images/debian12
-    sha256: {"ab" * 32}
-    default: {{cpus: 1, memory_mib: 512, disk_mib: 100}}
-    largest: {{cpus: 2, memory_mib: 1024, disk_mib: 200}}
 """
 ROOM = {"cpus": 4, "memory_mib": 8192, "disk_mib": 9000}
 HOST_SNAPSHOT: dict[str, Any] = {
@@ -318,20 +310,6 @@ def test_nonsense_on_the_socket_is_said_to_be_that(tmp_path: Path, said: bytes) 
         with pytest.raises(DaemonUnreachable, match="no sensible answer"):
             ask(str(tmp_path / "s"), "/status")
         thread.join()
-
-
-def test_only_sockets_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("precious")
-    with pytest.raises(FileExistsError, match="not a socket"):
-        remove_socket(str(tmp_path / "file"))
-    remove_socket(str(tmp_path / "nothing"))
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(tmp_path / "s"))
-    remove_socket(str(tmp_path / "s"))
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-# --- check-config ---------------------------------------------------------------------------------------------
 
 
 def test_check_config_tells_all_mistakes_of_all_files(wnod: Any, tmp_path: Path) -> None:
