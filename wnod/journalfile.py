@@ -156,10 +156,12 @@ def read_meta(db: sqlite3.Connection) -> dict[str, str]:
 
 
 def look(path: str) -> Look:
-    """Look into a journal that a daemon may have open, changing nothing. Raises JournalError."""
+    """Look into a journal that another process may have open, changing nothing. Raises JournalError."""
     try:
+        with open(path, "rb") as file:
+            _check_writable(file.read(20), path)
         db = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=1.0)
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise JournalBroken(f"{path}: cannot be opened: {error}") from error
     try:
         _check_content(db, path)

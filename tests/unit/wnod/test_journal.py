@@ -502,6 +502,8 @@ def test_a_garbled_header_is_damage_and_no_full_disk(path: str, journal: Journal
     Path(path).write_bytes(content)
     with pytest.raises(JournalBroken, match="The journal is damaged"):
         Journal(path, "bait", "b1")
+    with pytest.raises(JournalBroken, match="The journal is damaged"):
+        journalfile.look(path)
     assert Path(path).read_bytes() == content
 
 
