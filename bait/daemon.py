@@ -148,6 +148,7 @@ def _times(config: BaitConfig) -> Times:
         answer_s=config.hook.limit_s * 2 / 3,
         retry_s=config.retry.delay_s,
         longest_retry_s=config.retry.longest_s,
+        restart_grace_s=config.lrms.restart_grace_s,
     )
 
 

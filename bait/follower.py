@@ -21,6 +21,7 @@ from bait.rules import job as jobs
 from bait.rules import note
 from bait.rules.hostview import HostView
 from bait.rules.lease import Deed, Facts, Lease, Phase, Times
+from bait.uptime import Uptime
 from protocol.ids import LeaseId, RequestId, Run
 from protocol.messages import Bind, FromBait, Release, RequestVm
 from wnod.commits import Commits
@@ -95,6 +96,7 @@ class Follower:
     def __post_init__(self) -> None:
         self.commits = Commits(self.clock, self.journal)
         self.duties = Duties(self.clock, self._step, "lease")
+        self.uptime = Uptime(self.clock, self.lrms, self._knows_uptime)
         self.nodes: Fresh[Mapping[str, NodeView]] = Fresh(self.clock, self._nodes)
 
     def load(self) -> None:
@@ -162,6 +164,7 @@ class Follower:
                 self._count_failure(oldest, -1)
         del self.leases[lease.lease]
         self.view.forget(lease.lease)
+        self.uptime.forget(lease.lease)
         self._answer(lease.lease, "hand-back", lease.text)
         if not self.leases.where("job", lease.run.key):
             self._sights.pop(lease.run.key, None)
@@ -219,8 +222,21 @@ class Follower:
             lost=view.lost.get(lease_id, ""),
             node=node is not None,
             node_ready=node is not None and node.state is NodeState.READY,
+            up_since=self._up_since(lease),
             failures=self._failures[_job(lease)],
         )
+
+    def _up_since(self, lease: Lease) -> float | None:
+        """Asked from the parking on: the job's way out of the bait and its VM take longer than the answer."""
+        needed = self.times.restart_grace_s > 0 and lease.phase in (Phase.PARKING, Phase.PARKED)
+        return self.uptime.since(lease.lease) if needed else None
+
+    def _knows_uptime(self, lease: LeaseId) -> None:
+        known = self.leases.get(lease)
+        if known is None:
+            self.uptime.forget(lease)
+        elif "ready" in known.stages:
+            self.kick(lease)
 
     async def _look_at_job(self, lease: Lease) -> tuple[bool, JobView | None]:
         """Whether the LRMS has answered, and the job; a job is absent only after two answers without it."""
@@ -271,7 +287,7 @@ class Follower:
             # The world is not as it was seen: look again.
             self.log.warn("{run}: {deed} refused: {error}", run=str(lease.run), deed=deed.value, error=error)
             await self._note(lease, jobs.refused(lease, deed, self.clock.seconds()))
-            return self.times.poll_s / 2
+            return jobs.pause_s(lease, deed, self.clock.seconds(), self.times)
         except LrmsUnavailable as error:
             self.log.warn("{run}: {deed}: no answer: {error}", run=str(lease.run), deed=deed.value, error=error)
             return self.times.poll_s

@@ -108,6 +108,10 @@ class Lrms(Protocol):
     async def nodes(self) -> Mapping[str, NodeView]:
         """Every node the LRMS knows."""
 
+    async def up_for_s(self) -> float:
+        """For how many seconds it has been up, by its own clock and within a second or two. What it did shortly before
+        it came up it may have forgotten, until its nodes have told it (`bait.rules.grace`)."""
+
     async def waiting(self) -> Mapping[str, JobView]:
         """Jobs that may need a rescue, of every bait: parked ones, all that wait in the VMs' partition, and those that
         wait for a node with our note on them, wherever they have been moved. May hold others too."""

@@ -66,6 +66,10 @@ class Slurm:
         mark = self._mark()
         return parse.parse_nodes(await self._look(commands.sinfo(mark)), mark)
 
+    async def up_for_s(self) -> float:
+        """Of the slurmctld that answers; a backup that has taken over tells since when its process runs."""
+        return parse.up_for_s(await self._look(commands.SHOW_CONFIG))
+
     async def waiting(self) -> Mapping[str, JobView]:
         """A few words of every waiting job, arrays unsplit, for there may be a hundred thousand; then all of those that
         may be ours. Slurm cannot be asked for jobs by their notes."""

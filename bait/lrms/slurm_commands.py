@@ -32,6 +32,10 @@ _NO_SUCH_JOB = "invalid job id specified"
 _NO_SUCH_NODE = "invalid node name specified"
 
 
+SHOW_CONFIG: Argv = ("scontrol", "show", "config")
+"""Among much else, when slurmctld started."""
+
+
 def squeue(ids: Sequence[str], mark: str) -> Argv:
     """One query for all these jobs, ended ones and single array tasks included."""
     wanted = ("-j", ",".join(ids))

@@ -7,6 +7,7 @@ chosen after the text was written. squeue -O prints `TYPE:0MARK` untruncated and
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 
 from bait.lrms.base import OUR_NOTE, JobState, JobView, LrmsUnavailable, NodeState, NodeView
 from protocol.ids import Run
@@ -51,6 +52,8 @@ _BUSY = frozenset({"allocated", "mixed", "completing"})
 _JOB_ID = re.compile(r"(?P<job>[0-9]+)(?:_(?P<task>[0-9]+))?\Z")
 _MIB = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2, "P": 1024.0**3}
 _TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<clock>[0-9]+(?::[0-9]+){0,2})\Z")
+_AS_OF = re.compile(r"^Configuration data as of (\S+)$", re.MULTILINE)
+_BOOT_TIME = re.compile(r"^BOOT_TIME\s*= (\S+)$", re.MULTILINE)
 _SECONDS = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}  # "30" is minutes, "30:00" too
 
 
@@ -105,6 +108,23 @@ def may_be_ours(text: str, mark: str, vm_partition: str) -> set[str]:
 def parse_nodes(text: str, mark: str) -> dict[str, NodeView]:
     """Node name -> node. LrmsUnavailable when not understood."""
     return {view.name: view for view in map(_node, records(text, NODE_FIELDS, mark))}
+
+
+def up_for_s(text: str) -> float:
+    """Age of the slurmctld that printed its configuration; LrmsUnavailable when not understood. Both times are its own,
+    in whole seconds."""
+    try:
+        now, began = (datetime.fromisoformat(_found(pattern, text)) for pattern in (_AS_OF, _BOOT_TIME))
+    except ValueError as error:
+        raise LrmsUnavailable(f"scontrol show config: not understood: {error}") from error
+    return max(0.0, (now - began).total_seconds())
+
+
+def _found(pattern: re.Pattern[str], text: str) -> str:
+    match = pattern.search(text)
+    if match is None:
+        raise ValueError(f"no line {pattern.pattern}")
+    return match[1]
 
 
 def is_dynamic(node: NodeView) -> bool:

@@ -19,6 +19,7 @@ it any more and its node is gone, so that a slot's next VM never meets its prede
 from msgspec.structs import replace
 
 from bait.lrms.base import OUR_NOTE, JobState, JobView
+from bait.rules.grace import not_before
 from bait.rules.lease import Deed, Denial, Facts, Lease, Phase, Step, Times
 from protocol.ids import Run
 from protocol.messages import VmPhase
@@ -145,11 +146,28 @@ def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
     if lease.refused_at is not None and facts.now > lease.refused_at + times.refused_s:
         return Step(_return(lease, facts, "the job could not be sent to its VM: is it held?"))
     if facts.node_ready:
-        return Step(lease, Deed.SEND)
+        return _in_time(lease, facts, times)
     if facts.now > lease.stages["ready"] + times.register_s:
         text = f"the VM {lease.vm} did not become a node in {times.register_s:.0f} s"
         return Step(_failed(lease, facts, text, times))
     return Step(lease, wake_s=times.soon_s)
+
+
+def _in_time(lease: Lease, facts: Facts, times: Times) -> Step:
+    """Send it, unless the LRMS has come up so lately that it may have forgotten a run of this job elsewhere."""
+    if times.restart_grace_s <= 0:
+        return Step(lease, Deed.SEND)
+    if facts.up_since is None:
+        if facts.now > lease.stages["ready"] + times.register_s:
+            text = "the batch system did not say since when it has been up"
+            return Step(_return(lease, facts, text, delay_s=int(times.retry_s)))
+        return Step(lease, wake_s=times.poll_s)
+    wait_s = not_before(_caught(lease), facts.up_since, times.restart_grace_s) - facts.now
+    return Step(lease, Deed.SEND) if wait_s <= 0 else Step(lease, wake_s=min(wait_s, times.poll_s))
+
+
+def _caught(lease: Lease) -> float:
+    return lease.stages.get("intercepted", lease.since)
 
 
 def _vm_trouble(lease: Lease, facts: Facts, times: Times) -> str:
@@ -307,6 +325,14 @@ def done(lease: Lease, deed: Deed, now: float) -> Lease:
 def refused(lease: Lease, deed: Deed, now: float) -> Lease:
     """The record after the LRMS has refused a deed."""
     return replace(lease, refused_at=now) if deed is Deed.SEND and lease.refused_at is None else lease
+
+
+def pause_s(lease: Lease, deed: Deed, now: float, times: Times) -> float:
+    """How long to wait after the LRMS has refused a deed: longer each time while a dead VM's node stays busy."""
+    shortest = times.poll_s / 2
+    if deed is not Deed.REMOVE_NODE:
+        return shortest
+    return max(shortest, min(times.longest_refused_s, now - lease.since))
 
 
 def superseded(lease: Lease, newer: Run) -> bool:

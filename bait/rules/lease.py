@@ -114,6 +114,8 @@ class Facts:
     """The LRMS knows a node of the VM's name."""
     node_ready: bool = False
     """That node has registered and can take the job."""
+    up_since: float | None = None
+    """When the LRMS last started, by our clock, seen after the run was caught; None: not known yet."""
     failures: int = 0
     """How many VMs of this job have failed before, as far as this bait remembers."""
 
@@ -137,6 +139,10 @@ class Times:
     retry_s: float = 15.0
     """How long a job stays away after its VM failed; doubles with each failure of the same job."""
     longest_retry_s: float = 600.0
+    restart_grace_s: float = 15.0
+    """How long the LRMS must have been up before a job is sent that it started so lately (`bait.rules.grace`)."""
+    longest_refused_s: float = 10.0
+    """The longest pause between two tries of what the LRMS refuses to do for a lease that is over."""
 
 
 class Deed(enum.Enum):

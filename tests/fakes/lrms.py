@@ -117,6 +117,7 @@ class FakeLrms:
         self.latency_s: float | None = None
         self.settle_s = 0.1
         self.forget_s = 300.0
+        self.up_since = clock.seconds() - 86_400.0
         self.started: Callable[[FakeJob], None] = lambda job: None
         self.queries = 0
         self.all_jobs: dict[str, FakeJob] = {}
@@ -221,6 +222,10 @@ class FakeLrms:
     async def nodes(self) -> Mapping[str, NodeView]:
         await self._pass()
         return {name: self._node_view(node) for name, node in self.all_nodes.items()}
+
+    async def up_for_s(self) -> float:
+        await self._pass()
+        return float(int(self.clock.seconds()) - int(self.up_since))
 
     async def waiting(self) -> Mapping[str, JobView]:
         await self._pass()

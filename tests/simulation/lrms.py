@@ -219,6 +219,7 @@ class Controller(FakeLrms):
         self.all_jobs, self.all_nodes, self.outcome, self._leaving = self._copied(saved)
         for job_id in known - set(self.all_jobs) - set(self.outcome):
             self.outcome[job_id] = "FORGOTTEN"
+        self.up_since = self.clock.seconds()
         self._queue = {job.id: job for job in self.all_jobs.values() if job.state is JobState.PENDING}
         self._on = {}
         for job in self.all_jobs.values():
@@ -303,6 +304,9 @@ class Way:
 
     async def nodes(self) -> Mapping[str, NodeView]:
         return await self._call(self._controller.nodes, change=False)
+
+    async def up_for_s(self) -> float:
+        return await self._call(self._controller.up_for_s, change=False)
 
     async def waiting(self) -> Mapping[str, JobView]:
         return await self._call(self._controller.waiting, change=False)

@@ -192,6 +192,12 @@ class SlurmWorld:
     def back(self) -> None:
         self._lab.kill("head", "slurmctld", signal.SIGCONT, wait=0)
 
+    def restart(self) -> None:
+        self._lab.restart("head", "slurmctld")
+
+    def now(self) -> float:
+        return float(reactor.seconds())  # type: ignore[attr-defined]
+
     async def later(self, seconds: float) -> None:
         waiting: Deferred[None] = Deferred()
         reactor.callLater(seconds, waiting.callback, None)

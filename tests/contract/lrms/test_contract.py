@@ -383,6 +383,30 @@ async def test_no_answer_is_not_an_answer(world: World) -> None:
     await until(world, answers)
 
 
+@pytest_twisted.ensureDeferred
+async def test_it_says_for_how_long_it_has_been_up(world: World) -> None:
+    before, asked = await world.lrms.up_for_s(), world.now()
+    await world.later(3)
+    passed = world.now() - asked
+    assert await world.lrms.up_for_s() - before == pytest.approx(passed, abs=2.0)
+    began = world.now()
+    world.restart()
+    age: list[float] = []
+
+    async def answers() -> bool:
+        try:
+            age[:] = [await world.lrms.up_for_s()]
+        except LrmsUnavailable:
+            return False
+        return (await world.lrms.nodes())[BAIT].state is NodeState.READY
+
+    await until(world, answers)
+    assert -1.0 <= age[0] <= world.now() - began + 2.0
+    world.away()
+    with pytest.raises(LrmsUnavailable):
+        await world.lrms.up_for_s()
+
+
 EVIL = "x=\"'\n1|2|3\x1f\x1e\tJobId=9 Features=vwn </name>`id` $(id) é \\n --"
 
 

@@ -59,6 +59,12 @@ class World(Protocol):
 
     def back(self) -> None: ...
 
+    def restart(self) -> None:
+        """The batch system stops and starts again; nothing is forgotten."""
+
+    def now(self) -> float:
+        """The world's time in seconds."""
+
     async def later(self, seconds: float) -> None:
         """Let time pass."""
 
@@ -104,6 +110,12 @@ class FakeWorld:
 
     def back(self) -> None:
         self.fake.away = False
+
+    def restart(self) -> None:
+        self.fake.up_since = self.clock.seconds()
+
+    def now(self) -> float:
+        return self.clock.seconds()
 
     async def later(self, seconds: float) -> None:
         self.clock.advance(seconds)

@@ -64,8 +64,9 @@ def a_view(**changes: Any) -> VmView:
 def facts(**changes: Any) -> Facts:
     """All is well: the job is at the bait, its starter waits, the host is there and has no VM yet."""
     seen = Facts(
-        now=101.0, known=True, job=a_job(), bait=BAIT, hook=True, linked=True, asking=False, host_known=True, vm=None
-    )
+        now=101.0, known=True, job=a_job(), bait=BAIT, hook=True, linked=True, asking=False, host_known=True, vm=None,
+        up_since=0.0,
+    )  # fmt: skip
     return dataclasses.replace(seen, **changes)
 
 

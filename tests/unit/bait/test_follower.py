@@ -1,18 +1,19 @@
 """The follower: leases become deeds at the LRMS and the host, in order, once, and again after a crash."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from bait.lrms.base import JobState
+from bait.lrms.base import JobState, LrmsRefused, LrmsUnavailable
 from bait.rules.lease import Lease, Phase
 from protocol.ids import Generation, Run
-from protocol.messages import Code, Denied, HostInventory, Release, RequestVm, VmLost
+from protocol.messages import Code, Denied, HostInventory, Release, RequestVm, VmLost, VmPhase
 from tests.fakes.lrms import HAND_BACK, PARK
 from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, again, bait_case
-from tests.unit.bait.records import DEBIAN, SHAPE, VM
+from tests.unit.bait.records import DEBIAN, SHAPE, VM, granted
 
 
 @pytest.fixture
@@ -230,3 +231,101 @@ def test_an_ended_lease_waits_for_its_vms_node_to_be_idle(case: BaitCase) -> Non
     case.run(3)
     assert VM in case.lrms.all_nodes
     assert not any(isinstance(message, Release) for message in case.sent)
+
+
+def test_a_node_that_stays_busy_is_not_tried_at_full_speed(case: BaitCase) -> None:
+    running(case)
+    tried: list[float] = []
+
+    async def busy(node: str) -> None:
+        tried.append(case.clock.seconds())
+        raise LrmsRefused(f"{node} is busy")
+
+    case.lrms.remove_node = busy  # type: ignore[method-assign]
+    case.lrms.exits(case.lease.run.job, 0)
+    case.run(120)
+    assert len(tried) < 20
+    assert max(after - before for before, after in pairwise(tried)) <= 12
+
+
+def test_a_job_is_not_sent_before_the_lrms_has_been_up_for_the_grace(case: BaitCase) -> None:
+    case.lrms.up_since = case.clock.seconds() - 5
+    job = parked(case)
+    case.ready()
+    case.run(7)
+    assert case.lrms.all_jobs[job].held_by == "exit"
+    case.run(5)
+    assert case.lease.phase is Phase.RELEASED
+
+
+def test_the_lrms_is_asked_for_its_age_once_for_all_who_park_together_and_again_for_the_next(case: BaitCase) -> None:
+    asked = ages_asked(case)
+    first, second = case.intercepted()[0], case.intercepted()[0]
+    for lease in (case.follower.of_run(case.lrms.all_jobs[job].run) for job in (first, second)):
+        assert lease is not None
+        case.follower.put(replace(lease, phase=Phase.PARKING, vm=VM, generation=Generation(1)))
+    case.run(20)
+    assert len(asked) == 1
+    parked_alone = replace(next(iter(case.follower.leases.values())), lease="f" * 32, phase=Phase.PARKING)
+    case.follower.put(parked_alone)
+    case.run(20)
+    assert len(asked) == 2
+
+
+def test_an_lrms_that_does_not_tell_its_age_is_asked_again_and_nothing_is_sent(case: BaitCase) -> None:
+    asked = ages_asked(case, LrmsUnavailable("busy"))
+    job = parked(case)
+    case.ready()
+    case.run(5)
+    assert len(asked) > 3
+    assert case.lrms.all_jobs[job].held_by == "exit"
+    del case.lrms.up_for_s  # type: ignore[attr-defined]
+    case.run(2)
+    assert case.lease.phase is Phase.RELEASED
+
+
+def test_a_daemon_that_died_in_the_grace_asks_again_and_waits_for_the_rest_of_it(case: BaitCase) -> None:
+    case.lrms.up_since = case.clock.seconds() - 1
+    parked(case)
+    case.ready()
+    status = a_status(case.lease, phase=VmPhase.BOUND, bound=True)
+    after = again(case)
+    after.link(HostInventory(vms=(status,), complete=True))
+    after.run(6)
+    assert after.lease.phase is Phase.PARKED
+    after.run(10)
+    assert after.lease.phase is Phase.RELEASED
+    after.journal.close()
+
+
+def ages_asked(case: BaitCase, error: Exception | None = None) -> list[float]:
+    """When the LRMS was asked for its age from now on; it answers with the error, if there is one."""
+    asked: list[float] = []
+
+    async def counted() -> float:
+        asked.append(case.clock.seconds())
+        if error is not None:
+            raise error
+        return 1000.0
+
+    case.lrms.up_for_s = counted  # type: ignore[method-assign]
+    return asked
+
+
+def test_failures_of_a_job_are_counted_for_as_long_as_its_leases_are_remembered(
+    case: BaitCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bait.follower.KEPT", 2)
+    for number, job in enumerate(("12", "12", "13", "14", "15")):
+        run = Run(cluster="c", job=job, restart=number)
+        ends(case, granted(lease=f"{number:032x}", run=run, phase=Phase.ENDED, failed=job in ("12", "14")))
+        counts = case.follower._failures
+        assert dict(counts) == [{"12": 1}, {"12": 2}, {"12": 1}, {"14": 1}, {"14": 1}][number], number
+
+
+def ends(case: BaitCase, lease: Lease) -> None:
+    """That lease is over, and its host has let go of it."""
+    case.follower.put(lease)
+    case.hear_status()
+    case.run(2)
+    assert lease.lease not in case.follower.leases

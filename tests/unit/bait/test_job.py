@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from bait.lrms.base import JobState
-from bait.rules.job import decide, done, refused, supersede, superseded
+from bait.rules.job import decide, done, pause_s, refused, supersede, superseded
 from bait.rules.lease import Deed, Denial, Lease, Phase, Step, Times
 from protocol.ids import Generation, Run
 from protocol.messages import Code, VmPhase
@@ -362,3 +362,10 @@ def test_a_newer_starter_ends_an_older_lease_of_the_same_job_only() -> None:
 def test_a_job_that_ends_or_is_forgotten_ends_its_lease_wherever_it_is(phase: Phase) -> None:
     for job in (None, a_job(state=JobState.ENDED, word="CANCELLED")):
         assert step(granted(phase=phase), vm=BOUND, job=job).lease.phase is Phase.ENDED
+
+
+def test_a_node_that_stays_busy_is_removed_less_and_less_often() -> None:
+    over = granted(phase=Phase.ENDED, since=100.0)
+    pauses = [pause_s(over, Deed.REMOVE_NODE, now, TIMES) for now in (100.0, 100.5, 101.0, 102.0, 104.0, 108.0, 4000.0)]
+    assert pauses == [0.5, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
+    assert pause_s(over, Deed.GIVE_BACK, 4000.0, TIMES) == 0.5

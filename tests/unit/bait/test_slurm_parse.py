@@ -16,6 +16,7 @@ from bait.lrms.slurm_parse import (
     parse_jobs,
     parse_nodes,
     seconds,
+    up_for_s,
 )
 from protocol.ids import Run
 
@@ -247,3 +248,23 @@ def test_what_cannot_be_a_job_id(text: str) -> None:
 def test_job_ids() -> None:
     assert is_job_id("5")
     assert is_job_id("5_0")
+
+
+CONFIG = """Configuration data as of 2026-11-20T11:44:10
+AccountingStorageType   = accounting_storage/none
+BOOT_TIME               = 2026-11-19T11:44:08
+BurstBufferType         = (null)
+"""
+
+
+def test_the_controllers_age_is_the_difference_of_its_own_two_times() -> None:
+    assert up_for_s(CONFIG) == 86_402
+    assert up_for_s(CONFIG.replace("11-19", "11-21")) == 0  # its clock was set back
+
+
+@pytest.mark.parametrize(
+    "text", ["", CONFIG.partition("BOOT")[0], CONFIG.partition("\n")[2], CONFIG.replace("2026-11-19T", "Nov 19 ")]
+)
+def test_an_age_that_is_not_understood_is_no_answer(text: str) -> None:
+    with pytest.raises(LrmsUnavailable, match="scontrol show config"):
+        up_for_s(text)

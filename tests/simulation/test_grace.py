@@ -1,0 +1,68 @@
+"""A batch system that forgets a start: the grace after its own start keeps it from starting that job twice at once."""
+
+import functools
+
+import pytest
+
+from bait.rules.lease import Times
+from tests.simulation.cluster import Cluster
+from tests.simulation.judge import Judge
+from tests.simulation.play import play, stand_ins, watched
+from tests.simulation.site import ENVIRONMENTS, USERS
+
+FIRST, OTHER = "bait2", "bait1"
+REGISTERS_S = 4.5
+"""When Slurm's nodes have registered at the latest, after slurmctld's start."""
+
+
+def forgotten_start(judge: Judge) -> None:
+    """A job runs in a VM of one host when the LRMS comes back that knows it as waiting; now only the other host's
+    bait is open, and the first one cannot see Slurm: nobody but Slurm's own nodes can tell that the job runs already.
+    """
+    cluster = Cluster(1, 2, judge)
+    lrms = cluster.lrms
+    lrms.drain(OTHER, "by hand")
+    cluster.run(cluster.world.now + 60.5)  # there are spares: a VM is ready within a second or two
+    name, uid = next(iter(USERS.items()))
+    job = lrms.submit(owner=uid, user=name, wishes=ENVIRONMENTS[0], cpus=1)
+    cluster.run_s[job] = 40.0
+    saved, since = lrms.save(), cluster.world.now
+    cluster.run(cluster.world.now + 60.0, stop=lambda: judge.started > 0)
+    assert judge.runs[job][0].end == ""
+    cluster.run(cluster.world.now + 0.9)
+    lrms.go_back(saved)
+    judge.forgets(job, since)
+    lrms.undrain(OTHER)
+    lrms.drain(FIRST, "by hand")
+    cluster.sites[1].trouble.away = True
+    for node in (*lrms.all_nodes, *(guest.name for guest in cluster.sites[1].guests.values() if guest.registered)):
+        cluster.world.callLater(REGISTERS_S, cluster.register_again, node)
+    cluster.run(cluster.world.now + 120.0)
+    cluster.dispose()
+
+
+def judged() -> Judge:
+    judge = Judge()
+    with stand_ins(), watched(judge, logs=False):
+        forgotten_start(judge)
+    return judge
+
+
+def test_a_job_whose_start_the_lrms_has_forgotten_is_not_sent_elsewhere_before_the_orphan_has_been_ended() -> None:
+    judge = judged()
+    assert judge.breaches == [], judge.history("1")
+    orphan, again = judge.runs["1"]
+    assert orphan.end == "an orphan in the batch system's eyes"
+    assert (again.end, again.key[:3]) == ("done", "vm1")
+    assert orphan.ended_at < again.at
+
+
+def test_without_the_grace_that_job_would_run_twice_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulation.daemons.BaitTimes", functools.partial(Times, restart_grace_s=0.0))
+    assert [breach.rule for breach in judged().breaches] == ["I2"]
+
+
+@pytest.mark.parametrize(("seed", "kinds"), [(286, ("all",)), (291, ("amnesia",)), (295, ("amnesia",))])
+def test_a_day_on_which_the_lrms_forgot_a_start_has_no_double_run(seed: int, kinds: tuple[str, ...]) -> None:
+    """Seeds that found it; 286 with every kind of fault."""
+    assert play(seed, 8, 60, kinds).breaches == []
