@@ -178,9 +178,8 @@ class Cluster:
         guest = self.guest_of(node)
         if guest is None:
             self.world.callLater(DOWN_AFTER_S, self.notice, node)
-        elif guest.reachable and guest.registered:
-            if node not in self.lrms.all_nodes:
-                self.lrms.add_node(node, vm=True, cpus=guest.cpus, features=("vwn", *ENVIRONMENTS))
+        elif guest.reachable and guest.registered and node in self.lrms.all_nodes:
+            # A VM's node that slurmctld has forgotten is asked nothing and does not come by itself (not in 100 s).
             self.lrms.all_nodes[node].up = True
             self.missing(node)
 

@@ -66,14 +66,10 @@ def _forget(cluster: Cluster, saved: Any, since: float, rng: random.Random) -> N
         cluster.judge.forgets(job_id, since)
     for node in tuple(cluster.lrms.all_nodes):
         cluster.world.callLater(_registers_after_s(rng), cluster.register_again, node)
-    for site in cluster.sites:
-        for guest in site.guests.values():
-            if guest.registered:
-                cluster.world.callLater(_registers_after_s(rng), cluster.register_again, guest.name)
 
 
 def _registers_after_s(rng: random.Random) -> float:
-    """Real slurmctld 22.05 asks its nodes when it starts: an orphan in a VM was dead after 2.0 to 4.1 s."""
+    """Real slurmctld 22.05 asks the nodes it knows when it starts: an orphan in a VM was dead after 2.0 to 4.2 s."""
     return 0.5 + 4.0 * rng.random()
 
 

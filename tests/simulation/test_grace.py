@@ -15,9 +15,10 @@ REGISTERS_S = 4.5
 """When Slurm's nodes have registered at the latest, after slurmctld's start."""
 
 
-def forgotten_start(judge: Judge) -> None:
+def forgotten_start(judge: Judge, node_known: bool) -> None:
     """A job runs in a VM of one host when the LRMS comes back that knows it as waiting; now only the other host's
-    bait is open, and the first one cannot see Slurm: nobody but Slurm's own nodes can tell that the job runs already.
+    bait is open. `node_known`: the LRMS still knows the VM's node (Slurm saves jobs and nodes in two files), and the
+    first bait cannot see the LRMS. Otherwise nobody but that bait can know of the job's run.
     """
     cluster = Cluster(1, 2, judge)
     lrms = cluster.lrms
@@ -30,29 +31,33 @@ def forgotten_start(judge: Judge) -> None:
     cluster.run(cluster.world.now + 60.0, stop=lambda: judge.started > 0)
     assert judge.runs[job][0].end == ""
     cluster.run(cluster.world.now + 0.9)
-    lrms.go_back(saved)
+    jobs, nodes, *rest = saved
+    lrms.go_back((jobs, lrms.save()[1] if node_known else nodes, *rest))
     judge.forgets(job, since)
     lrms.undrain(OTHER)
     lrms.drain(FIRST, "by hand")
-    cluster.sites[1].trouble.away = True
-    for node in (*lrms.all_nodes, *(guest.name for guest in cluster.sites[1].guests.values() if guest.registered)):
+    cluster.sites[1].trouble.away = node_known
+    for node in tuple(lrms.all_nodes):
         cluster.world.callLater(REGISTERS_S, cluster.register_again, node)
     cluster.run(cluster.world.now + 120.0)
     cluster.dispose()
 
 
-def judged() -> Judge:
+def judged(node_known: bool = True) -> Judge:
     judge = Judge()
     with stand_ins(), watched(judge, logs=False):
-        forgotten_start(judge)
+        forgotten_start(judge, node_known)
     return judge
 
 
-def test_a_job_whose_start_the_lrms_has_forgotten_is_not_sent_elsewhere_before_the_orphan_has_been_ended() -> None:
-    judge = judged()
+@pytest.mark.parametrize("node_known", [True, False])
+def test_a_job_whose_start_the_lrms_has_forgotten_is_not_sent_elsewhere_before_the_orphan_has_been_ended(
+    node_known: bool,
+) -> None:
+    judge = judged(node_known)
     assert judge.breaches == [], judge.history("1")
     orphan, again = judge.runs["1"]
-    assert orphan.end == "an orphan in the batch system's eyes"
+    assert (orphan.end == "an orphan in the batch system's eyes") == node_known
     assert (again.end, again.key[:3]) == ("done", "vm1")
     assert orphan.ended_at < again.at
 
