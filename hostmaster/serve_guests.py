@@ -59,6 +59,7 @@ class GuestService:
                     self._hello(vm)
             case GuestReady(boot_id):
                 self.keeper.ready[vm.generation] = boot_id
+                self.keeper.failed.pop(vm.generation, None)
                 self.keeper.duties.kick(str(vm.generation))
             case MayStart():
                 self._may_start(vm, said)
@@ -68,6 +69,7 @@ class GuestService:
             case GuestFailed():
                 self.log.warn("{vm}: guest failed at {stage}: {text}", vm=key, stage=said.stage, text=said.text)
                 self.keeper.failed[vm.generation] = f"guest failed at {said.stage}: {said.text}"
+                self.keeper.duties.kick(str(vm.generation))
 
     def _hello(self, vm: Vm) -> None:
         if self.keeper.ready.get(vm.generation) is not None or vm.boot_id is not None:

@@ -44,7 +44,7 @@ class Facts:
     ready: BootId | None = None
     """The boot id with which the guest has said `ready`."""
     failed: str = ""
-    """What the guest said of a boot stage that failed."""
+    """What the guest said of a stage that failed, and has not been ready since."""
     refused: str = ""
     """Why libvirt or the disk refused the last create."""
     expires_at: float = float("inf")
@@ -188,6 +188,9 @@ def _serving(vm: Vm, facts: Facts, times: Times) -> Step:
     if vm.phase is VmPhase.STARTED:
         # A run has started here: only its end in the LRMS, told by Release, or the VM's own death ends this VM.
         return _started(vm, facts, times)
+    if facts.failed:
+        # A guest is a node before its file systems are mounted. Nothing has started in it, and nothing will.
+        return Step(ending(vm, Code.BOOT_FAILED, facts.failed, facts.now))
     if facts.now >= facts.expires_at:
         return Step(_expired(vm, facts.now))
     return Step(vm, wake_at=facts.expires_at)

@@ -20,7 +20,7 @@ _KERNEL_CALLS = "kernel-calls"
 _SHEBANG = b"#!/bin/sh\n"
 # Static, so a user's LD_PRELOAD cannot act in the starter before the gate; and its own programs need no exec.
 _GUEST_SHEBANG = b"#!/usr/libexec/wnod/busybox sh\n"
-_PROGRAMS = ("init", "agent", "starter", "epilog")
+_PROGRAMS = ("init", "agent", "starter", "prolog", "epilog")
 _LIBRARIES = ("words.sh", "configure.sh", "gate.sh", "lrms-slurm.sh")
 # Secrets, identities and traces of the build: they would be shared by all guests, or differ from build to build.
 _REMOVED = (
@@ -126,9 +126,6 @@ def add_spank_plugin(recipe: Recipe, tree: Path, version: str) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     run([source / "build.sh", target])
     target.chmod(0o755)
-    # The same slurm.conf is read on baits and in guests, and a Prolog that is not there drains the node.
-    shutil.copyfile(source / "prolog", tree / _LIBEXEC / "prolog")
-    (tree / _LIBEXEC / "prolog").chmod(0o755)
     return True
 
 

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # The gate: may this run's user code start here? Sourced by the agent, which owns the variables
-# asks, ended and counter. A started run has a marker, the directory $RUN/runs/JOB/RESTART, which
-# only root can make, and only once per boot. (An array task has a JOB id of its own.)
+# asks, ended and counter. A started run has a marker, the file $RUN/runs/JOB.RESTART, which only root
+# can make, and only once per boot; $RUN/runs/JOB says that there is one. (An array task has a JOB id of its own.)
 
 # Requests of the starter come through a FIFO that the job's owner may write. Its own reader
 # checks every line, so an owner who writes rubbish cannot disturb the loop.
@@ -34,19 +34,19 @@ reply() { echo "$2 $3 $4" 1<>"$RUN/lane/$1"; }
 # $asks holds one line "n kind job task restart uid lane" for each question without an answer.
 on_ask() {
     # A step of a started run goes on; a second batch start of the same run never does.
-    if [ "$1" = step ] && [ -d "$RUN/runs/$2" ]; then
+    if [ "$1" = step ] && [ -e "$RUN/runs/$2" ]; then
         reply "$6" allow "$2" "$4"
         return 0
-    elif [ -d "$RUN/runs/$2/$4" ]; then
+    elif [ -e "$RUN/runs/$2.$4" ] || [ ! -e "$RUN/mounted" ]; then
         reply "$6" deny "$2" "$4"
         return 0
     fi
-    [ -n "$asks" ] || arm 1 repeat
     if [ "$1" = batch ] || ! open_question "$2" "$4"; then
         counter=$((counter + 1))
         open=$counter
         send "may-start $boot_id $counter $2 $3 $4 $5"
     fi
+    [ -n "$asks" ] || arm 1 repeat
     asks="$asks$open $*
 "
 }
@@ -95,8 +95,8 @@ EOT
 # settle ANSWER KIND JOB TASK RESTART LANE: making the marker is what permits to start.
 settle() {
     if [ "$1" = allow ] && make_marker "$3" "$4" "$5"; then
-        say "start job $3 task $4 restart $5"
         reply "$6" allow "$3" "$5"
+        say "start job $3 task $4 restart $5"
     elif [ "$1" = allow ] && [ "$2" = step ]; then
         reply "$6" allow "$3" "$5"
     else
@@ -105,19 +105,23 @@ settle() {
     fi
 }
 
+# With noclobber the shell itself makes the file, and only if there is none: no other program is started.
 make_marker() {
-    [ -d "$RUN/runs/$1" ] || mkdir -m 0711 "$RUN/runs/$1"
-    mkdir -m 0700 "$RUN/runs/$1/$3" 2>/dev/null && echo "$2" >"$RUN/runs/$1/$3/task"
+    set -C
+    { echo "$2" >"$RUN/runs/$1.$3"; } 2>/dev/null
+    made=$?
+    set +C
+    [ "$made" = 0 ] && echo >"$RUN/runs/$1"
 }
 
 # on_finished JOB STATUS (from the epilog): says which run of the job has ended here, and
 # forgets questions of the job that nobody waits for any more.
 on_finished() {
     is_number "$1" || return 0
-    for marker in $(set +f && echo "$RUN/runs/$1"/*); do
-        [ -r "$marker/task" ] || continue
-        read -r task <"$marker/task"
-        line="finished $boot_id $1 $task ${marker##*/} $2"
+    for marker in $(set +f && echo "$RUN/runs/$1".*); do
+        [ -r "$marker" ] || continue
+        read -r task <"$marker"
+        line="finished $boot_id $1 $task ${marker##*.} $2"
         case $ended in *"$line"*) ;; *) remember_ended "$line" ;; esac
         send "$line"
     done

@@ -1,22 +1,26 @@
-/* Two calls to the kernel that no program of a POSIX system makes, for the guest's agent. Static and small, because
- * a guest that was just restored waits for it:
+/* Two calls to the kernel that no program of a POSIX system makes, for the guest's agent, and a file of which six
+ * programs would be needed. Static and small, because a guest that was just restored waits for it:
  *   kernel-calls clock SECONDS[.FRACTION]   steps the clock
  *   kernel-calls seed [DEVICE] <<BASE64     mixes the bytes into the kernel's pool and has its generator start anew;
  *                                           without that, copies of one saved guest would draw the same numbers
- * Exit status 0 if all was done. The seed is read from standard input and is never an argument. */
+ *   kernel-calls secret MODE OWNER FILE <<BASE64    makes the file anew, with this mode (octal) and owner, in one moment
+ * Exit status 0 if all was done. What is secret is read from standard input and is never an argument. */
 #include <ctype.h>
 #include <fcntl.h>
 #include <linux/random.h>
+#include <pwd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #ifndef RNDRESEEDCRNG
 #define RNDRESEEDCRNG _IO('R', 0x07)
 #endif
-enum { MOST = 64 };
+enum { MOST = 64, LONGEST = 8192 };
 
 static int set_clock(const char *text)
 {
@@ -39,8 +43,8 @@ static int value_of(char c)
     return at ? (int)(at - digits) : -1;
 }
 
-/* The number of bytes, or -1 for what is no base64 of at most MOST bytes. */
-static int decode(const char *text, unsigned char *bytes)
+/* The number of bytes, or -1 for what is no base64 of at most `most` bytes. */
+static int decode(const char *text, unsigned char *bytes, int most)
 {
     unsigned held = 0;
     int bits = 0, count = 0;
@@ -54,7 +58,7 @@ static int decode(const char *text, unsigned char *bytes)
         bits += 6;
         if (bits >= 8) {
             bits -= 8;
-            if (count == MOST)
+            if (count == most)
                 return -1;
             bytes[count++] = (unsigned char)(held >> bits);
         }
@@ -70,7 +74,7 @@ static int mix_in(const char *device)
     } fresh = {{0, 0}, {0}};
     char text[2 * MOST] = "";
     ssize_t length = read(0, text, sizeof text - 1);
-    int count = length > 0 ? decode(text, fresh.bytes) : -1;
+    int count = length > 0 ? decode(text, fresh.bytes, MOST) : -1;
     int file = count < 32 ? -1 : open(device, O_WRONLY | O_APPEND);
 
     if (file < 0)
@@ -83,8 +87,53 @@ static int mix_in(const char *device)
     return ioctl(file, RNDRESEEDCRNG) ? 2 : 0;
 }
 
+/* The user's number, or -1: from the file, as nothing else may be asked by a static program. */
+static long number_of(const char *name)
+{
+    FILE *accounts = fopen("/etc/passwd", "r");
+    struct passwd *account = NULL;
+
+    while (accounts && (account = fgetpwent(accounts)) && strcmp(account->pw_name, name))
+        ;
+    if (accounts)
+        fclose(accounts);
+    return account ? (long)account->pw_uid : -1;
+}
+
+/* The whole of standard input as text; -1 if it is too long. */
+static int read_all(char *text, size_t size)
+{
+    size_t length = 0;
+    ssize_t got;
+
+    while ((got = read(0, text + length, size - 1 - length)) > 0)
+        length += (size_t)got;
+    text[length] = '\0';
+    return got < 0 || length == size - 1 ? -1 : 0;
+}
+
+static int write_secret(const char *mode, const char *owner, const char *path)
+{
+    static char text[LONGEST], beside[LONGEST];
+    static unsigned char bytes[LONGEST];
+    long uid = number_of(owner);
+    int count = read_all(text, sizeof text) ? -1 : decode(text, bytes, sizeof bytes), file;
+
+    if (uid < 0 || count < 1 || snprintf(beside, sizeof beside, "%s.new", path) >= (int)sizeof beside)
+        return 1;
+    unlink(beside);
+    file = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+    if (file < 0 || write(file, bytes, (size_t)count) != count)
+        return 1;
+    if (fchown(file, (uid_t)uid, (gid_t)-1) || fchmod(file, (mode_t)strtol(mode, NULL, 8)))
+        return 1;
+    return close(file) || rename(beside, path);
+}
+
 int main(int count, char **words)
 {
+    if (count == 5 && !strcmp(words[1], "secret"))
+        return write_secret(words[2], words[3], words[4]);
     if (count == 3 && !strcmp(words[1], "clock"))
         return set_clock(words[2]);
     if (count >= 2 && !strcmp(words[1], "seed"))

@@ -72,6 +72,31 @@ def test_a_failed_boot_stage_is_the_reason_when_the_boot_takes_too_long(case: Ho
     assert case.vm.text == "guest failed at mount: no route"
 
 
+def test_a_guest_whose_file_systems_do_not_mount_when_it_is_a_node_already_goes(
+    case: HostCase,
+) -> None:
+    says(case, READY)
+    bind(case)
+    says(case, f"failed {BOOT} mount no%20route".encode())
+    assert (case.vm.phase, case.vm.text) == (VmPhase.GONE, "guest failed at mount: no route")
+
+
+def test_a_guest_that_failed_and_then_got_ready_stays(case: HostCase) -> None:
+    says(case, f"failed {BOOT} network no%20link".encode())
+    says(case, READY)
+    case.run(1)
+    assert case.vm.phase is VmPhase.READY
+
+
+def test_what_a_guest_says_of_a_failure_does_not_end_a_run_that_has_started(case: HostCase) -> None:
+    says(case, READY)
+    bind(case)
+    assert says(case, ASK) == ["allow 7"]
+    says(case, f"failed {BOOT} mount no%20route".encode())
+    case.run(1)
+    assert case.vm.phase is VmPhase.STARTED
+
+
 def test_the_bound_run_is_allowed_when_its_start_is_on_disk(case: HostCase) -> None:
     says(case, READY)
     bind(case)

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 
 GUEST = Path(__file__).parents[3] / "deploy/images/guest"
-SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
+SHELLS = {"busybox": ["busybox", "sh"]}
 PATIENCE = 10.0
 NAME = "vm7"
 
 
 def shells() -> list[str]:
-    """The shells that are on this machine; the test suite needs both."""
+    """What the image puts into the scripts' first lines: `read -t` and `set -C` save them processes."""
     return list(SHELLS)
 
 
@@ -42,7 +42,7 @@ class Guest:
         """Every mount and umount, with its words."""
         (directory / "cmdline").write_text(f"console=ttyS0 wnod.name={NAME} quiet\n")
         self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        self._scripts = directory / "lib"
+        self.scripts = directory / "lib"
         self._copy_scripts()
         self._master, slave = pty.openpty()
         tty.setraw(slave, termios.TCSANOW)
@@ -50,7 +50,7 @@ class Guest:
         self._heard = b""
         environment = {
             "PATH": os.environ["PATH"],
-            "WNOD_LIB": str(self._scripts),
+            "WNOD_LIB": str(self.scripts),
             "WNOD_RUN": str(self.run),
             "WNOD_ETC": str(self.etc),
             "WNOD_CMDLINE": str(directory / "cmdline"),
@@ -65,7 +65,7 @@ class Guest:
         self.console = (directory / "console").open("w+")
         self._slave = slave
         self._agent = subprocess.Popen(
-            [*self.shell, str(self._scripts / "agent")],
+            [*self.shell, str(self.scripts / "agent")],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=self.console,
@@ -79,6 +79,7 @@ class Guest:
         program.write_text(f"""#!/bin/sh
 echo {name} "$@" >>{self.mounting}
 for target; do :; done
+[ ! -e {self.mounts}.fail ] || exit 32
 if [ {name} = mount ]; then echo "x $target nfs4" >>{self.mounts}; else : >{self.mounts}; fi
 """)
         program.chmod(0o755)
@@ -86,12 +87,16 @@ if [ {name} = mount ]; then echo "x $target nfs4" >>{self.mounts}; else : >{self
 
     def _copy_scripts(self) -> None:
         """Starter and epilog have the gate's place fixed in them, for good reason: the copies get another."""
-        shutil.copytree(GUEST, self._scripts)
-        for name in ("starter", "epilog"):
+        shutil.copytree(GUEST, self.scripts)
+        for name in ("starter", "prolog", "epilog"):
             text = (GUEST / name).read_text()
             assert "RUN=/run/wnod\n" in text
-            text = text.replace("RUN=/run/wnod\n", f"RUN={self.run}\n").replace("PATIENCE=20\n", "PATIENCE=2\n")
-            (self._scripts / name).write_text(text)
+            text = (
+                text.replace("RUN=/run/wnod\n", f"RUN={self.run}\n")
+                .replace("PATIENCE=20\n", "PATIENCE=2\n")
+                .replace("PATIENCE=8\n", "PATIENCE=2\n")
+            )
+            (self.scripts / name).write_text(text)
 
     def __enter__(self) -> "Guest":
         return self
@@ -138,11 +143,19 @@ if [ {name} = mount ]; then echo "x $target nfs4" >>{self.mounts}; else : >{self
         """Return when the agent has dealt with everything that was sent before."""
         self.send("host 127.0.0.9 settled", "welcome 1 1", "go")
         self.line("ready")
+        self.wait_mounted()
+
+    def wait_mounted(self) -> None:
+        """Return when the agent says that all is mounted."""
+        deadline = time.monotonic() + PATIENCE
+        while not (self.run / "mounted").exists():
+            assert time.monotonic() < deadline, f"not mounted after {PATIENCE} s; console:\n{self.said()}"
+            select.select([], [], [], 0.01)
 
     def start(self, *words: str, extra: dict[str, str] | None = None) -> "subprocess.Popen[str]":
         """Run the starter with these words, as Slurm's plugin would."""
         return subprocess.Popen(
-            [*self.shell, str(self._scripts / "starter"), *words],
+            [*self.shell, str(self.scripts / "starter"), *words],
             env={"PATH": os.environ["PATH"], **(extra or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -150,9 +163,14 @@ if [ {name} = mount ]; then echo "x $target nfs4" >>{self.mounts}; else : >{self
             text=True,
         )
 
+    def prolog(self) -> int:
+        """Run the prolog as slurmd would; its exit status."""
+        argv = [*self.shell, str(self.scripts / "prolog")]
+        return subprocess.run(argv, env={}, timeout=PATIENCE, check=False).returncode
+
     def epilog(self, **variables: str) -> int:
         """Run the epilog as slurmd would; its exit status."""
-        argv = [*self.shell, str(self._scripts / "epilog")]
+        argv = [*self.shell, str(self.scripts / "epilog")]
         return subprocess.run(
             argv, env={"PATH": os.environ["PATH"], **variables}, timeout=PATIENCE, check=False
         ).returncode

@@ -1,4 +1,4 @@
-"""The agent under both shells a guest may have: what the hostmaster gives, and what it never can give."""
+"""The agent under the shell that a guest has: what the hostmaster gives, and what it never can give."""
 
 import base64
 import os
@@ -196,11 +196,25 @@ def test_mounts_are_tried_and_undone_at_standby_and_made_when_it_goes(guest: Gue
     assert [line.split(" ")[0] for line in guest.mounting.read_text().splitlines()] == made
     guest.send(guest.time(), SEED, "go")
     guest.line("ready")
+    guest.wait_mounted()
     Path(target).rmdir()
     lines = guest.mounting.read_text().splitlines()
     assert [line.split(" ")[0] for line in lines] == [*made, "mount"]
     assert lines[0] == lines[2]
     assert lines[0].endswith(f"-t nfs4 -o nosuid,nodev,vers=4.2,addr=10.0.0.1 10.0.0.1:/home {target}")
+
+
+def test_a_mount_that_fails_when_the_vm_is_a_node_is_told_and_no_job_begins(guest: Guest) -> None:
+    target = f"/tmp/wnod-test-{os.getpid()}"
+    Path(f"{guest.mounts}.fail").touch()
+    guest.send("set lrms none", f"mount nfs4 10.0.0.1%3A%2Fhome {quote(target, safe='')} vers%3D4.2", "go")
+    guest.line("ready")
+    line = guest.line("failed")
+    assert line.split(" ")[2] == "mount"
+    Path(target).rmdir()
+    assert guest.prolog() == 1
+    guest.send("welcome 1 8")
+    assert guest.line("failed", "ready") == line
 
 
 def test_a_clock_that_does_not_follow_what_was_given_is_a_failure_with_its_stage(guest: Guest) -> None:

@@ -94,7 +94,6 @@ def test_an_answer_for_another_run_in_the_same_lane_is_passed_over(guest: Guest)
     guest.line("may-start")
     first.kill()
     first.wait()
-    (guest.run / "claim/0").rmdir()
     second = guest.start("batch", "42", "-", "0", str(OWNER), "--", "true")
     guest.line("may-start")
     while guest.line("may-start").split(" ")[3] != "42":
@@ -116,6 +115,33 @@ def test_a_second_batch_start_of_the_same_run_is_refused_without_asking(guest: G
     assert another.wait(10) == 199
 
 
+def test_of_two_batch_starts_of_one_run_exactly_one_goes_on(guest: Guest, tmp_path: Path) -> None:
+    both = [guest.start(*BATCH, "sh", "-c", f"echo ran >>{tmp_path}/ran") for _ in range(2)]
+    guest.send(*(f"allow {guest.line('may-start').split(' ')[2]}" for _ in both))
+    assert sorted(starter.wait(10) for starter in both) == [0, 199]
+    assert (tmp_path / "ran").read_text() == "ran\n"
+
+
+def test_nothing_starts_before_all_is_mounted(guest: Guest, tmp_path: Path) -> None:
+    (guest.run / "mounted").unlink()
+    assert guest.prolog() == 1, "it waits, and then the job goes back"
+    starter = guest.start(*BATCH, "touch", str(tmp_path / "ran"))
+    assert starter.wait(10) == 199, "also where no prolog is configured"
+    assert not (tmp_path / "ran").exists()
+    (guest.run / "mounted").touch()
+    assert guest.prolog() == 0
+    let_in(guest)
+
+
+def test_a_job_whose_file_systems_are_being_mounted_waits_for_them(guest: Guest) -> None:
+    (guest.run / "mounted").unlink()
+    prolog = subprocess.Popen([*guest.shell, str(guest.scripts / "prolog")], env={})
+    time.sleep(0.2)
+    assert prolog.poll() is None
+    (guest.run / "mounted").touch()
+    assert prolog.wait(10) == 0
+
+
 def test_a_step_of_a_started_run_goes_on_at_once(guest: Guest) -> None:
     let_in(guest)
     begin = time.monotonic()
@@ -127,14 +153,14 @@ def test_a_step_of_a_started_run_goes_on_at_once(guest: Guest) -> None:
 def test_an_answer_is_not_lost_however_quick_it_is(guest: Guest) -> None:
     """The starter listens before it asks; an agent that answers first would speak to nobody."""
     let_in(guest)
-    (guest.run / "runs/41").rename(guest.run / "runs/41.hidden")
+    for marker in ("41", "41.1"):
+        (guest.run / "runs" / marker).rename(guest.run / "runs" / f"hidden-{marker}")
     for _ in range(10):
         step = guest.start(*STEP, "true")
         guest.send(f"allow {guest.line('may-start').split(' ')[2]}")
         assert step.wait(10) == 0
-        (guest.run / "runs/41/0/task").unlink()
-        (guest.run / "runs/41/0").rmdir()
-        (guest.run / "runs/41").rmdir()
+        (guest.run / "runs/41.0").unlink()
+        (guest.run / "runs/41").unlink()
 
 
 def test_many_steps_without_a_batch_script_are_all_let_in_by_one_answer(guest: Guest) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -42,6 +43,24 @@ def test_what_is_no_seed_is_refused(program: Path, tmp_path: Path, text: str) ->
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may tell the kernel's generator to start anew")
 def test_the_kernels_generator_starts_anew(program: Path) -> None:
     assert run(program, "seed", text=base64.b64encode(os.urandom(32)).decode()) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_a_secret_is_in_its_file_whole_and_with_its_mode_from_the_beginning(program: Path, tmp_path: Path) -> None:
+    secret, file = os.urandom(1024), tmp_path / "munge.key"
+    for _ in range(2):
+        assert run(program, "secret", "0400", "daemon", str(file), text=base64.b64encode(secret).decode() + "\n") == 0
+    assert file.read_bytes() == secret
+    assert (file.stat().st_mode & 0o7777, file.stat().st_uid) == (0o400, pwd.getpwnam("daemon").pw_uid)
+    assert [path.name for path in tmp_path.iterdir()] == ["munge.key"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "text"), [("nobody-at-all", "QUJD"), ("root", ""), ("root", "!"), ("root", "A" * 20000)]
+)
+def test_what_is_no_secret_or_nobodys_makes_no_file(program: Path, tmp_path: Path, owner: str, text: str) -> None:
+    assert run(program, "secret", "0400", owner, str(tmp_path / "key"), text=text) != 0
+    assert not (tmp_path / "key").exists()
 
 
 @pytest.mark.parametrize("words", [(), ("clock",), ("clock", ""), ("clock", "x"), ("clock", "1.5x"), ("clock", "-1")])
