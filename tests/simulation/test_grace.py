@@ -7,7 +7,7 @@ import pytest
 from bait.rules.lease import Times
 from tests.simulation.cluster import Cluster
 from tests.simulation.judge import Judge
-from tests.simulation.play import play, stand_ins, watched
+from tests.simulation.play import stand_ins, watched
 from tests.simulation.site import ENVIRONMENTS, USERS
 
 FIRST, OTHER = "bait2", "bait1"
@@ -65,9 +65,3 @@ def test_a_job_whose_start_the_lrms_has_forgotten_is_not_sent_elsewhere_before_t
 def test_without_the_grace_that_job_would_run_twice_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.simulation.daemons.BaitTimes", functools.partial(Times, restart_grace_s=0.0))
     assert [breach.rule for breach in judged().breaches] == ["I2"]
-
-
-@pytest.mark.parametrize(("seed", "kinds"), [(286, ("all",)), (291, ("amnesia",)), (295, ("amnesia",))])
-def test_a_day_on_which_the_lrms_forgot_a_start_has_no_double_run(seed: int, kinds: tuple[str, ...]) -> None:
-    """Seeds that found it; 286 with every kind of fault."""
-    assert play(seed, 8, 60, kinds).breaches == []
