@@ -71,6 +71,9 @@ class Background:
     shelves: Shelves = field(init=False)
     demand: dict[Kind, Demand] = field(default_factory=dict)
     refill_s: dict[Kind, float] = field(default_factory=dict)
+    told: Callable[[], object] = lambda: None
+    """What may change while the host serves, of all that names come from: they are made anew when it does."""
+    _told: object = None
     _identity: str = ""
     """Of the hypervisor; empty: not known yet, so nothing is made and nothing taken for stale."""
     _names: dict[tuple[VmName, Kind], str] = field(default_factory=dict)
@@ -207,6 +210,10 @@ class Background:
         kinds = {line.kind for line in self.lines()} | {golden.kind for golden in self.shelves.goldens.values()}
         kinds |= {Kind(record.environment, record.shape) for record in self.shelves.spares.values()}
         kinds |= set(self.demand) if self.budget_mib else set()
+        if (told := self.told()) != self._told:
+            self._told = told
+            self._names.clear()
+            self._named.clear()
         if self._identity and not kinds <= self._named:
             slots = self.host().slots
             for slot in slots:

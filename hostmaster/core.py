@@ -6,7 +6,7 @@ they see is how the daemon is wired. Whoever owns a core builds the link, opens 
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -78,6 +78,8 @@ class HostCore:
     """A loop has failed, and has ended."""
     unsettled: Callable[[Failure], None]
     """Getting ready has failed for a reason nobody foresaw; it is tried again."""
+    lrms_files: Callable[[], Mapping[str, bytes]] = dict
+    """What the LRMS's daemon finds in a guest at standby. ImageRefused if it cannot be said now."""
     account: Callable[[int], guestconf.Account] = account_of
     """Who a numeric user id is. NoSuchAccount if nobody."""
     refused: Callable[[Code], None] = lambda code: None
@@ -144,6 +146,7 @@ class HostCore:
             budget_mib=ready.golden_disk_mib,
             configured=bool(ready.golden_disk_mib or ready.spares),
             made=self.made,
+            told=self._lrms_files_now,
         )
 
     def join(self, link: Link) -> None:
@@ -270,7 +273,17 @@ class HostCore:
     def _standing(self, spare: Spare, now: float) -> bytes:
         overhead, tags = self._of_environment(spare)
         address = specify.slot_of(self.config, spare).address
-        return guestconf.standby_lines(spare, self._site(), address, now, overhead, tags)
+        site = replace(self._site(), files=self.lrms_files())
+        return guestconf.standby_lines(spare, site, address, now, overhead, tags)
+
+    def _lrms_files_now(self) -> Mapping[str, bytes] | None:
+        try:
+            return self.lrms_files()
+        except ImageRefused as error:
+            if (text := str(error)) not in self._warned:
+                self._warned.add(text)
+                self.log.error("no VM can be made in advance: {text}", text=text)
+            return None
 
     def _of_environment(self, vm: Vm | Spare) -> tuple[int, tuple[str, ...]]:
         """The environment's own memory and its tags. ImageRefused if it is not in the catalogue any more."""

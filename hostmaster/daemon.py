@@ -25,11 +25,12 @@ from hostmaster.rules import yielding
 from hostmaster.rules.golden import Golden
 from hostmaster.rules.lifecycle import Vm, Way
 from hostmaster.rules.spare import Spare
-from hostmaster.world import Accelerator, Artifacts, DomainState
+from hostmaster.world import Accelerator, Artifacts, DomainState, ImageRefused
 from protocol.ids import EnvironmentName
 from protocol.link import HostEnd, Tls
 from wnod.config import Catalogue, HostmasterConfig, load_catalogue
 from wnod.journal import Journal
+from wnod.lrmsfiles import LrmsFiles, LrmsFilesRefused
 from wnod.metrics import Metrics, serve_metrics
 from wnod.service import Context
 from wnod.status import StatusServer
@@ -62,6 +63,7 @@ class HostmasterDaemon:
         self.images = LocalImages(reactor, config.state, self.sources, self.qemu_user.ids)
         self.guests = GuestChannels(reactor, f"{config.runtime}/guests", self._heard, self._qemu_uids)
         self.guests.sweep()  # with the journal open, no other hostmaster is
+        self._given = LrmsFiles(config.lrms.guest_files)
         self.proof: accelerator.Proof | None = None
         self._build(catalogue)
 
@@ -80,6 +82,7 @@ class HostmasterDaemon:
             answers=contact.tcp(reactor, controller, hosts),
             prove=self._prove,
             guest_files=lambda: {"munge.key": Path(config.lrms.munge_key).read_bytes()},
+            lrms_files=self._lrms_files,
             new_uuid=lambda: str(uuids.uuid4()),
             observer=self,
             broken=lambda failure: self._context.fatal(failure.getErrorMessage()),
@@ -143,6 +146,12 @@ class HostmasterDaemon:
         self.core.resettle()
 
     # --- the core's questions --------------------------------------------------------------------------
+
+    def _lrms_files(self) -> Mapping[str, bytes]:
+        try:
+            return self._given.read()
+        except LrmsFilesRefused as error:
+            raise ImageRefused(str(error)) from error
 
     async def _prove(self, artifacts: Artifacts) -> Accelerator:
         hypervisor = self.config.hypervisor

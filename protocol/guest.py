@@ -166,6 +166,11 @@ def credential(name: str, mode: int, content: bytes) -> bytes:
     return _line("credential", name, f"{mode:04o}", base64.b64encode(content).decode("ascii"))
 
 
+def file(name: str, part: int, parts: int, content: str) -> bytes:
+    """One part, from 1, of a file the LRMS's daemon is to find at standby: base64, or `-` for nothing. No secret."""
+    return _line("file", name, str(part), str(parts), content)
+
+
 def clock(epoch_s: float) -> bytes:
     """Step the guest's clock to this time (seconds since 1970)."""
     return _line("time", f"{epoch_s:.3f}")

@@ -21,13 +21,14 @@ import yaml
 
 from deploy.lab import images
 from deploy.lab.lab import Lab
-from deploy.lab.layout import PROJECT, Node
+from deploy.lab.layout import HEAD, PROJECT, Node
 from deploy.lab.namespaces import wait_for
 from protocol.tls import Identity, Role
 from wnod import pki
 from wnod.ask import DaemonUnreachable, ask
 
 DAEMONS = ("hostmaster", "bait")
+GUEST_FILES = "slurm-vm"
 USERS = {"hostmaster": "wnod-host", "bait": "slurm"}
 """Who runs them. The hostmaster needs libvirt's group and QEMU's; without slurmdbd only SlurmUser may change other
 users' jobs."""
@@ -141,6 +142,7 @@ class Site:
         self._write(node, "catalogue.yaml", self._catalogue())
         self._write(node, "hostmaster.yaml", self._hostmaster(node))
         self._write(node, "bait.yaml", self._bait(node))
+        self._guest_files(etc / GUEST_FILES)
         self._secret(node, self.lab.layout.root / "munge.key", "munge.key", USERS["hostmaster"])
         for identity, owner in ((f"host-{node.name}", USERS["hostmaster"]), (f"bait-{node.bait}", USERS["bait"])):
             role = identity.split("-")[0]
@@ -156,6 +158,13 @@ class Site:
             ("/run/wnod/bait", USERS["bait"], "0711"),
         ):
             self.lab.run(node.name, ["install", "-d", "-o", owner, "-m", mode, path], check=True)
+
+    def _guest_files(self, target: Path) -> None:
+        """What slurmctld serves to VMs: the same text, or Slurm calls a VM's configuration another."""
+        served = self.lab.layout.private(HEAD, "etc") / "slurm"
+        target.mkdir(exist_ok=True)
+        for name in ("slurm.conf", "cgroup.conf", "plugstack.conf"):
+            shutil.copyfile(served / name, target / name)
 
     def _write(self, node: Node, name: str, content: dict[str, Any]) -> None:
         path = self.lab.layout.private(node.name, "etc") / "wnod" / name
@@ -211,7 +220,11 @@ class Site:
             ],
             "hypervisor": {"uri": "qemu:///system", "bridge": "br0", "allow_tcg": True},
             "network": {"hosts": {n.address: n.name for n in self.lab.layout.nodes}},
-            "lrms": {"controller": f"{head.address}:6817", "munge_key": "/etc/wnod/munge.key"},
+            "lrms": {
+                "controller": f"{head.address}:6817",
+                "munge_key": "/etc/wnod/munge.key",
+                "guest_files": f"/etc/wnod/{GUEST_FILES}",
+            },
             "ready": self.ready,
             "quarantine": {"at_most": 2, "keep_days": 1},
             "mounts": [

@@ -3,12 +3,16 @@
 Pure. Secrets come in as bytes and leave only inside `credential` lines, which nobody logs.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from hostmaster.rules.spare import Spare
 from hostmaster.rules.vm import Vm
 from protocol import guest
+
+PART = 6000
+"""Bytes of a file in one line: so many make 8000 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Site:
     mounts: tuple[Mount, ...]
     gateway: str | None = None
     dns: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What the LRMS's daemon finds at standby; only guests at standby are given them."""
 
 
 def lines(  # noqa: PLR0913 - one argument for each thing that a guest is told of
@@ -71,8 +77,15 @@ def standby_lines(
     spare: Spare, site: Site, address: str, now: float, overhead_mib: int = 0, tags: tuple[str, ...] = ()
 ) -> bytes:
     """All a guest needs between `welcome` and `standby`: neither a secret nor anything of any user."""
-    told = _common(spare, site, address, overhead_mib, tags)
-    return b"".join([guest.welcome(spare.generation), guest.clock(now), told, guest.standby()])
+    told = [_common(spare, site, address, overhead_mib, tags), *_files(site.files)]
+    return b"".join([guest.welcome(spare.generation), guest.clock(now), *told, guest.standby()])
+
+
+def _files(files: Mapping[str, bytes]) -> Iterator[bytes]:
+    for name, content in files.items():
+        parts = [content[at : at + PART] for at in range(0, len(content), PART)] or [b""]
+        for number, part in enumerate(parts, 1):
+            yield guest.file(name, number, len(parts), base64.b64encode(part).decode("ascii") or "-")
 
 
 def _common(vm: Vm | Spare, site: Site, address: str, overhead_mib: int, tags: tuple[str, ...]) -> bytes:

@@ -91,6 +91,8 @@ class Lrms(ConfigStruct, frozen=True):
     munge_key: AbsolutePath
     kind: Literal["slurm"] = "slurm"
     features: tuple[LrmsWord, ...] = ("vwn",)
+    guest_files: AbsolutePath | None = None
+    """A directory with what slurmd reads: given to guests at standby, so that it is up before it has a key."""
 
 
 class Mount(ConfigStruct, frozen=True):

@@ -76,6 +76,7 @@ def _of_hostmaster(config: HostmasterConfig) -> list[Check]:
         ("port", lambda: network.check_ports("hostmaster", config.runtime, (config.listen, config.metrics))),
         ("certificate", lambda: certificates.check_tls("host", config.host, config.tls)),
         ("munge key", lambda: certificates.check_secret("munge key", config.lrms.munge_key)),
+        ("guest files", lambda: images.check_guest_files(config.lrms.guest_files)),
         ("journal", lambda: journals.check_journal(config.state, "hostmaster", config.host)),
     ]
 

@@ -7,6 +7,7 @@ from wnod.config import Environment
 from wnod.doctor.finding import Finding, Verdict
 from wnod.image import manifest
 from wnod.image.errors import ImageError
+from wnod.lrmsfiles import LrmsFiles, LrmsFilesRefused
 
 
 def check_image(name: str, environment: Environment) -> Iterator[Finding]:
@@ -23,3 +24,15 @@ def check_image(name: str, environment: Environment) -> Iterator[Finding]:
         yield Finding(subject, Verdict.BAD, str(error), "build it again: wnod image build")
         return
     yield Finding(subject, Verdict.OK, f"{environment.image}: verified")
+
+
+def check_guest_files(directory: str | None) -> Iterator[Finding]:
+    """What guests at standby are given can be read and is not too much."""
+    try:
+        files = LrmsFiles(directory).read()
+    except LrmsFilesRefused as error:
+        text, _, remedy = str(error).rpartition("; ")
+        yield Finding("guest files", Verdict.BAD, text, remedy)
+        return
+    if directory is not None:
+        yield Finding("guest files", Verdict.OK, f"{directory}: {', '.join(files)}")

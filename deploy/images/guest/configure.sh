@@ -208,6 +208,22 @@ EOT
     mv -f "$RUN/credential/.$1" "$RUN/credential/$1"
 }
 
+# --- files --------------------------------------------------------------------------------
+
+# on_file NAME PART PARTS BASE64: what the LRMS's daemon is to find at standby, in $RUN/files. The parts come in their
+# order; the first one begins anew, so that all may come again. A lone - is no bytes.
+on_file() {
+    is_name "$1" && is_number "$2" && is_number "$3" && [ "$3" -le 99 ] || return 1
+    case $2 in
+    1) : >"$RUN/files/.$1" ;;
+    "$next_part") ;;
+    *) return 1 ;;
+    esac
+    next_part=$(($2 + 1))
+    [ "$4" = - ] || printf '%s' "$4" | base64 -d >>"$RUN/files/.$1" || return 1
+    [ "$2" != "$3" ] || { next_part=1 && mv -f "$RUN/files/.$1" "$RUN/files/$1"; }
+}
+
 # --- mounts -------------------------------------------------------------------------------
 
 # on_mount FSTYPE SOURCE% TARGET% OPTIONS%: kept until this VM is a node; later ones are mounted at once.
@@ -280,13 +296,16 @@ EOT
 # --- go -----------------------------------------------------------------------------------
 
 # Runs in a process of its own; its last word to the inbox is `configured standby` or `configured failed`.
+# The LRMS's part is prepared while the address is known and the network is not up: nothing can reach the LRMS then.
 prepare_standby() {
+    write_hosts
+    take_address
+    find_lrms
+    prepare_lrms
     set_up_network
     mount_all
     unmount_all
     prepare_files
-    find_lrms
-    prepare_lrms
     "$KERNEL_CALLS" 2>/dev/null # into memory: it is the first program that is run after standby
     echo "configured standby" >"$RUN/inbox"
 }
@@ -368,10 +387,16 @@ first_interface() {
     [ "$interface" != lo ]
 }
 
-start_network() {
+take_address() {
     [ -n "${given_address:-}" ] || return 0
     first_interface || return 1
     ip addr add "$given_address" dev "$interface" 2>/dev/null
+    return 0
+}
+
+start_network() {
+    take_address || return 1
+    [ -n "${given_address:-}" ] || return 0
     ip link set "$interface" up || return 1
     [ -z "${given_gateway:-}" ] || ip route add default via "$given_gateway" 2>/dev/null
     [ -z "${given_dns:-}" ] || echo "nameserver $given_dns" >"$ETC/resolv.conf"

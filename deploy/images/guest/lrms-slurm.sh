@@ -2,9 +2,12 @@
 # Slurm in a guest: munged, then slurmd as a dynamic node that fetches its configuration from
 # the controller. Sourced by the agent's configuration, in a process of its own.
 MUNGE_KEY=$RUN/credential/munge.key
+MUNGE_SOCKET=/run/munge/munge.socket.2
+CONF=/run/slurm/conf # where commands look for what slurmd has fetched; so also for what it was given
+EARLY_LIMIT_S=5
 
-# prepare_lrms: what needs neither key nor controller. No daemon is started, but all that the daemons and a
-# job's start will read is read once, so that a guest that is restored has it in memory.
+# prepare_lrms: what needs neither key nor controller. All that the daemons and a job's start will read is read once,
+# so that a guest that is restored has it in memory. With files for it, slurmd is started as well.
 prepare_lrms() {
     make_cgroups
     set +f
@@ -13,6 +16,7 @@ prepare_lrms() {
     set -f
     /usr/sbin/munged --version >/dev/null 2>&1
     /usr/sbin/slurmd -V >/dev/null 2>&1
+    [ ! -e "$RUN/files/slurm.conf" ] || [ -e "$RUN/early" ] || start_early || stop_early
 }
 
 # read_with_libraries FILE...: into memory, with all that the dynamic linker will load for them.
@@ -26,18 +30,23 @@ read_with_libraries() {
 start_lrms() {
     [ -e "$MUNGE_KEY" ] || fail credential "no munge.key was given"
     [ -n "${given_controller:-}" ] || fail lrms "no controller was given"
-    start_munge || fail credential "munged does not start with the munge.key that was given"
+    describe_offer
+    go_on_early
+    start_munge "$MUNGE_KEY" || fail credential "munged does not start with the munge.key that was given"
     stage "munge"
     [ "$prepared" = yes ] || make_cgroups
+    wake_early && return 0
+    stop_early
     run_slurmd
 }
 
+# start_munge KEY MORE...
 start_munge() {
-    [ ! -S /run/munge/munge.socket.2 ] || return 0
-    mkdir -p /run/munge
-    chown munge:munge /run/munge
-    start-stop-daemon -S -q -c munge:munge -x /usr/sbin/munged -- \
-        --key-file="$MUNGE_KEY" --num-threads=1
+    [ ! -S $MUNGE_SOCKET ] || return 0
+    [ -d /run/munge ] || { mkdir -p /run/munge && chown munge:munge /run/munge; }
+    _key=$1
+    shift
+    start-stop-daemon -S -q -c munge:munge -x /usr/sbin/munged -- --key-file="$_key" --num-threads=1 "$@"
 }
 
 # slurmd 22.05 without systemd: it makes its scopes under system.slice, which must exist and
@@ -53,24 +62,30 @@ make_cgroups() {
 # Asking Slurm whether the node has registered costs a program and a round trip each time;
 # slurmd says so itself when it is told to be talkative, at no cost.
 run_slurmd() {
+    /usr/sbin/slurmd -D -vv -Z -N "$node_name" --conf "$offer" \
+        --conf-server "$given_controller" </dev/null 2>&1 | pass_on | watch_slurmd serve
+    fail lrms "slurmd ended: $(cat "$RUN/lrms-error" 2>/dev/null)"
+}
+
+describe_offer() {
     offer="CPUs=${given_cpus:-1}"
     [ -z "${given_memory_mib:-}" ] || offer="$offer RealMemory=$given_memory_mib"
     [ -z "${given_disk_mib:-}" ] || offer="$offer TmpDisk=$given_disk_mib"
     [ -z "${given_features:-}" ] || offer="$offer Feature=$given_features"
-    /usr/sbin/slurmd -D -vv -Z -N "$node_name" --conf "$offer" \
-        --conf-server "$given_controller" </dev/null 2>&1 |
-        awk '/error:|fatal:|slurmctld sent back/ { print; fflush() }' | watch_slurmd
-    fail lrms "slurmd ended: $(cat "$RUN/lrms-error" 2>/dev/null)"
 }
 
-# The console gets slurmd's errors only: its debug lines are for us. A shell reads byte by byte, which is slow in an
-# emulated guest: awk lets pass what matters.
+# A shell reads byte by byte, which is slow in an emulated guest: awk lets pass what matters.
+pass_on() { awk '/error:|fatal:|slurmctld sent back/ { print; fflush() }'; }
+
+# watch_slurmd REGISTERED: calls it. The console gets slurmd's errors only: its debug lines are for us. What it misses
+# while there is no key is no error.
 watch_slurmd() {
     while read -r line; do
         case $line in
-        *"slurmctld sent back"*) serve ;;
+        *"slurmctld sent back"*) "$1" ;;
         *mpi/pmix* | *"MPI: "*) ;; # every MPI plugin is tried, few are installed
         *error:* | *fatal:*)
+            [ -e "$MUNGE_KEY" ] || continue
             say "$line"
             printf '%s\n' "$line" >"$RUN/lrms-error"
             ;;
@@ -80,3 +95,103 @@ watch_slurmd() {
 
 # A step's daemon that is told nothing ends at once.
 rehearse_lrms() { nice -n 19 /usr/sbin/slurmstepd </dev/null >/dev/null 2>&1; }
+
+# --- a slurmd that runs before it may know anything ----------------------------------------
+
+# start_early: slurmd with the files that were given at standby. There is no network yet, so it reaches nobody, and
+# munged has a key of the moment, because slurmd waits 2 s where no munged answers. As soon as slurmd sleeps between two
+# tries to register, it is stopped: what stands still for hours must not knock at the controller's door.
+start_early() {
+    describe_offer
+    mkdir -p "${CONF%/*}" && cp -r "$RUN/files" "$CONF" && chmod 0755 "$CONF" && mkfifo "$RUN/early-log" "$RUN/early-says" || return 1
+    key_of_the_moment
+    (watch_early) &
+    /usr/sbin/slurmd -D -vv -Z -N "$node_name" --conf "$offer" -f "$CONF/slurm.conf" </dev/null >"$RUN/early-log" 2>&1 &
+    early=$!
+    wait_until_it_sleeps
+    slept=$?
+    forget_key_of_the_moment
+    [ "$slept" = 0 ] && kill -STOP "$early" && echo "$early $sleeper $offer" >"$RUN/early" && stage "slurmd"
+}
+
+key_of_the_moment() {
+    mkdir -p /run/munge
+    (umask 077 && head -c 128 /dev/urandom >/run/munge/moment.key)
+    chown munge:munge /run/munge /run/munge/moment.key
+    start_munge /run/munge/moment.key --seed-file=/run/munge/moment.seed
+}
+
+forget_key_of_the_moment() {
+    munge=0
+    { read -r munge </run/munge/munged.pid && kill "$munge"; } 2>/dev/null
+    tries=0
+    while [ -S $MUNGE_SOCKET ] && [ "$tries" -lt 100 ]; do
+        tries=$((tries + 1))
+        sleep 0.02
+    done
+    # Whoever still answers there would be taken for the munged that has the key.
+    [ ! -S $MUNGE_SOCKET ] || kill -KILL "$munge"
+    rm -f $MUNGE_SOCKET /run/munge/moment.key /run/munge/moment.seed
+}
+
+watch_early() {
+    pass_on <"$RUN/early-log" | watch_slurmd early_registered
+    [ ! -e "$RUN/early-serves" ] || fail lrms "slurmd ended: $(cat "$RUN/lrms-error" 2>/dev/null)"
+    echo ended >"$RUN/early-says"
+}
+
+early_registered() {
+    [ ! -e "$RUN/early-serves" ] || return 0
+    : >"$RUN/early-serves"
+    serve
+    echo registered >"$RUN/early-says"
+}
+
+# wait_until_it_sleeps: the thread that is to register, in $sleeper, once it sleeps between two tries (system call 230,
+# clock_nanosleep). It is the last one that slurmd makes.
+wait_until_it_sleeps() {
+    tries=0
+    while kill -0 "$early" 2>/dev/null && [ "$tries" -lt 200 ]; do
+        sleeper=
+        for task in $(set +f && echo /proc/"$early"/task/*); do
+            [ "${task##*/}" != "$early" ] && read -r call _ <"$task/syscall" && [ "$call" = 230 ] && sleeper=${task##*/}
+        done 2>/dev/null
+        [ -z "$sleeper" ] || return 0
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+    return 1
+}
+
+# go_on_early: early enough for the threads to have seen it when they are to hear the next signal.
+go_on_early() {
+    early='' sleeper=''
+    [ -e "$RUN/early" ] || return 0
+    read -r early sleeper offered <"$RUN/early"
+    rm -f "$RUN/early"
+    if [ "$offered" = "$offer" ]; then kill -CONT "$early"; else stop_early; fi
+}
+
+# wake_early: 0 when this VM is a node by the slurmd that was started at standby. SIGUSR2 only has it look at its log
+# file; but whatever thread gets it ends its sleep. (SIGHUP would have it wait for that very thread first, 5 s.)
+wake_early() {
+    [ -n "$sleeper" ] || return 1
+    exec 6<>"$RUN/early-says"
+    kill -USR2 "$sleeper" 2>/dev/null
+    (sleep "$EARLY_LIMIT_S" && echo late >&6) &
+    read -r heard <&6
+    exec 6>&-
+    [ "$heard" = registered ] || { say "slurmd of standby: $heard" && return 1; }
+}
+
+# stop_early: and what it leaves would be in the way of a slurmd that fetches its configuration.
+stop_early() {
+    tries=0
+    [ -z "${early:-}" ] || { kill -KILL "$early" && wait "$early"; } 2>/dev/null
+    while [ -n "${early:-}" ] && kill -0 "$early" 2>/dev/null && [ "$tries" -lt 100 ]; do
+        tries=$((tries + 1))
+        sleep 0.02
+    done
+    early='' sleeper=''
+    if [ -e "$RUN/early" ] || [ -e "$CONF" ]; then rm -rf "$RUN/early" "$CONF"; fi
+}

@@ -103,3 +103,33 @@ def test_a_guest_that_stood_still_goes_on_when_it_is_told_to(image: Image, tmp_p
         guest.send("welcome 1 8", f"time {time.time():.3f}", seed(), "go")  # waits in its port
         guest.unpause()
         assert guest.line("ready") == ["ready", boot_id]
+
+
+SLURM_CONF = """ClusterName=wnod
+SlurmctldHost=ctl(127.0.0.9)
+AuthType=auth/munge
+SlurmdSpoolDir=/var/spool/slurmd
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+"""
+
+
+def test_the_real_slurmd_is_up_at_standby_without_a_key_and_is_given_up_where_nobody_lets_it_register(
+    image: Image, tmp_path: Path
+) -> None:
+    file = base64.b64encode(SLURM_CONF.encode()).decode()
+    cgroup = base64.b64encode(b"CgroupPlugin=autodetect\nIgnoreSystemd=yes\n").decode()
+    with RealGuest(image, tmp_path, save=True) as guest:
+        guest.line("hello")
+        slurm = ["set lrms slurm", "set controller 127.0.0.9%3A6817", "set cpus 1", "host 127.0.0.9 ctl"]
+        files = [f"file slurm.conf 1 1 {file}", f"file cgroup.conf 1 1 {cgroup}", "file plugstack.conf 1 1 -"]
+        guest.send("welcome 1 7", f"time {time.time():.3f}", *slurm, *files, "standby")
+        guest.line("standby")
+        assert "stage slurmd" in guest.said()
+        assert "error" not in guest.said()
+        guest.send(
+            "welcome 1 8", f"time {time.time():.3f}", seed(), "credential munge.key 0400 " + "c2VjcmV0" * 8, "go"
+        )
+        assert guest.line("failed")[2] == "lrms"
+        assert "slurmd of standby: late" in guest.said()

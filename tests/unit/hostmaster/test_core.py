@@ -11,10 +11,12 @@ from twisted.python.failure import Failure
 
 from hostmaster.core import RESETTLE_S, TELL_EVERY_S, VERIFY_EVERY_S, HostCore
 from hostmaster.numbers import Numbers
+from hostmaster.rules.golden import Kind
 from hostmaster.rules.lifecycle import Vm
+from hostmaster.rules.pool import Line
 from hostmaster.serve_baits import INVENTORY_EVERY_S
-from hostmaster.world import Accelerator, Artifacts, DomainRefused, HypervisorUnavailable
-from protocol.ids import Generation
+from hostmaster.world import Accelerator, Artifacts, DomainRefused, HypervisorUnavailable, ImageRefused
+from protocol.ids import Generation, Shape
 from protocol.messages import FromHost, VmPhase
 from tests.fakes.guests import FakeGuests
 from tests.fakes.hypervisor import FakeHypervisor
@@ -207,3 +209,31 @@ def test_a_host_that_has_just_started_and_made_no_vm_yet_publishes_what_it_has(t
     text = metrics.text().decode()
     for line in ('wnod_hostmaster_vms{phase="started"} 0.0', 'wnod_hostmaster_capacity_cpus{kind="free"}'):
         assert any(found.startswith(line) for found in text.splitlines()), text
+
+
+def test_what_is_made_in_advance_gets_another_name_when_a_file_that_it_is_given_changes(case: Case) -> None:
+    kind = Kind(DEBIAN, Shape(cpus=1, memory_mib=512, disk_mib=512))
+    case.core.background.lines = lambda: [Line(kind, 1, 1)]
+    files = {"slurm.conf": b"one"}
+    case.core.lrms_files = lambda: dict(files)
+    case.libvirt_is_there()
+    names = [case.core.background.view().names[case.core.config.slots[0].name, kind]]
+    for content in (b"one", b"two", b"one"):
+        files["slurm.conf"] = content
+        names.append(case.core.background.view().names[case.core.config.slots[0].name, kind])
+    assert names[0] == names[1] == names[3] != names[2]
+
+
+def test_while_files_cannot_be_read_nobody_can_say_what_is_made_in_advance(case: Case) -> None:
+    kind = Kind(DEBIAN, Shape(cpus=1, memory_mib=512, disk_mib=512))
+    case.core.background.lines = lambda: [Line(kind, 1, 1)]
+    case.libvirt_is_there()
+    assert case.core.background.view().names
+
+    def refuse() -> dict[str, bytes]:
+        raise ImageRefused("lrms.guest_files /no: not there")
+
+    case.core.lrms_files = refuse
+    assert case.core.background.view().names == {}
+    case.core.lrms_files = dict
+    assert case.core.background.view().names

@@ -1,8 +1,11 @@
 """What a guest is told: complete, in order, and no more than its owner's secrets."""
 
-from hostmaster.rules.guestconf import Account, Mount, Site, lines
+import base64
+from dataclasses import replace
+
+from hostmaster.rules.guestconf import PART, Account, Mount, Site, lines, standby_lines
 from protocol.guest import MAX_LINE
-from tests.unit.hostmaster.records import a_vm
+from tests.unit.hostmaster.records import a_spare, a_vm
 
 ACCOUNT = Account("alice:x:1000:1000:Alice A:/home/alice:/bin/sh", ("alice:x:1000:alice", "phys:x:2000:alice"))
 SITE = Site(
@@ -62,3 +65,20 @@ def test_no_text_of_a_user_can_break_a_line() -> None:
     assert all(len(line) < MAX_LINE for line in content.split(b"\n"))
     assert b"\ngo\n" in content
     assert content.count(b"\ngo") == 1
+
+
+FILES = {"plugstack.conf": b"", "slurm.conf": bytes(range(256)) * 60}
+
+
+def test_a_guest_at_standby_is_given_the_lrms_files_in_parts_that_fit_a_line() -> None:
+    content = standby_lines(a_spare(), replace(SITE, files=FILES), "10.0.0.11/24", 12.5)
+    words = [line.split(" ") for line in content.decode("ascii").splitlines() if line.startswith("file ")]
+    parts = -(-len(FILES["slurm.conf"]) // PART)
+    assert [w[1:4] for w in words[:2]] == [["plugstack.conf", "1", "1"], ["slurm.conf", "1", str(parts)]]
+    assert words[0][4] == "-"
+    assert b"".join(base64.b64decode(w[4]) for w in words[1:]) == FILES["slurm.conf"]
+    assert all(len(line) <= MAX_LINE for line in content.splitlines(keepends=True))
+
+
+def test_only_a_guest_at_standby_is_given_files() -> None:
+    assert told(replace(SITE, files=FILES)) == told()

@@ -130,6 +130,6 @@ def test_versions_and_verbs() -> None:
     assert f"Version {messages.VERSIONS[0]}" in DOC
     for verb in ("hello", "standby", "ready", "may-start", "finished", "failed"):
         assert f"| `{verb}` |" in section("From the guest")
-    told = "welcome set host mount account group credential time seed standby go allow deny"
+    told = "welcome set host mount account group credential file time seed standby go allow deny"
     for verb in told.split():
         assert f"| `{verb}` |" in section("To the guest")
