@@ -23,7 +23,7 @@ from bait.rules.hostview import HostView
 from bait.rules.lease import Deed, Facts, Lease, Phase, Times
 from bait.uptime import Uptime
 from protocol.ids import LeaseId, RequestId, Run
-from protocol.messages import Bind, FromBait, Release, RequestVm
+from protocol.messages import Bind, FromBait, Release, RequestVm, VmPhase
 from wnod.commits import Commits
 from wnod.crashpoint import around
 from wnod.duties import Duties, Next, Now
@@ -199,14 +199,10 @@ class Follower:
         return max(0.001, math.ceil((now + delay_s) / self.times.soon_s - 0.5) * self.times.soon_s - now)
 
     async def _facts(self, lease: Lease) -> Facts:
-        known, job = await self._look_at_job(lease)
-        nodes: Mapping[str, NodeView] = {}
-        if lease.vm is not None and (lease.phase is Phase.ENDED or "ready" in lease.stages):
-            try:
-                nodes = await self.nodes.get()
-            except LrmsUnavailable:
-                known = False
-        node = nodes.get(lease.vm) if lease.vm is not None else None
+        looking = Deferred.fromCoroutine(self._look_at_node(lease))  # at the same time: each look is a program
+        job_known, job = await self._look_at_job(lease)
+        node_known, node = await looking
+        known = job_known and node_known
         lease_id, view = lease.lease, self.view
         return Facts(
             now=self.clock.seconds(),
@@ -237,6 +233,17 @@ class Follower:
             self.uptime.forget(lease)
         elif "ready" in known.stages:
             self.kick(lease)
+
+    async def _look_at_node(self, lease: Lease) -> tuple[bool, NodeView | None]:
+        """Whether the LRMS has answered, and the VM's node. Not asked for while it cannot matter."""
+        vm = self.view.vms.get(lease.lease)
+        serves = "ready" in lease.stages or (vm is not None and vm.phase in (VmPhase.READY, VmPhase.BOUND))
+        if lease.vm is None or not (lease.phase is Phase.ENDED or serves):
+            return True, None
+        try:
+            return True, (await self.nodes.get()).get(lease.vm)
+        except LrmsUnavailable:
+            return False, None
 
     async def _look_at_job(self, lease: Lease) -> tuple[bool, JobView | None]:
         """Whether the LRMS has answered, and the job; a job is absent only after two answers without it."""

@@ -59,7 +59,8 @@ class Commands:
         timer = self._reactor.callLater(self._timeout_s, watch.fail, f"no answer in {self._timeout_s:g} s")
         watch.done.addBoth(_stop, timer)
         try:
-            self._reactor.spawnProcess(watch, program, list(argv), self._environment, "/")
+            # No directory of its own: with one Twisted forks the whole daemon (10 ms), without it calls posix_spawn.
+            self._reactor.spawnProcess(watch, program, list(argv), self._environment)
         except OSError as error:  # no memory or no process table entry: look again later
             watch.fail(f"cannot be started: {error}")
         return watch.done

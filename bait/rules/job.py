@@ -142,7 +142,7 @@ def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
 
 def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
     if "ready" not in lease.stages:
-        return Step(replace(lease, stages={**lease.stages, "ready": facts.now}))
+        lease = replace(lease, stages={**lease.stages, "ready": facts.now})
     if lease.refused_at is not None and facts.now > lease.refused_at + times.refused_s:
         return Step(_return(lease, facts, "the job could not be sent to its VM: is it held?"))
     if facts.node_ready:

@@ -124,7 +124,9 @@ def decide(vm: Vm, facts: Facts, times: Times) -> Step:
 
 def _reserved(vm: Vm, facts: Facts, times: Times) -> Step:
     if facts.way_free:
-        return Step(_enter(vm, VmPhase.CREATING, facts.now))
+        creating = _enter(vm, VmPhase.CREATING, facts.now)
+        step = _creating(creating, facts, times)
+        return step if step.deed is Deed.CREATE else Step(creating)  # the first look is as good as a second one
     if facts.now >= facts.expires_at:
         return Step(_expired(vm, facts.now))
     return Step(vm, wake_at=facts.now + times.retry_s)

@@ -56,9 +56,9 @@ async def test_a_command_killed_by_a_signal_did_not_succeed(tmp_path: Path) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_missing_command_is_a_failure(tmp_path: Path) -> None:
-    output = await Commands(reactor, 10, str(tmp_path)).run(("squeue",))
-    assert output.code != 0
+async def test_a_missing_command_says_nothing_about_the_lrms(tmp_path: Path) -> None:
+    with pytest.raises(LrmsUnavailable, match="squeue: cannot be started"):
+        await Commands(reactor, 10, str(tmp_path)).run(("squeue",))
 
 
 @pytest_twisted.ensureDeferred

@@ -45,7 +45,7 @@ def test_a_granted_vm_is_made_booted_and_ready(case: HostCase) -> None:
     assert (case.vm.phase, list(case.images.made)) == (VmPhase.BOOTING, ["vm1-g1"])
     boot(case)
     assert (case.vm.phase, case.vm.boot_id) == (VmPhase.READY, BOOT)
-    assert case.changes == [f"vm1-g1 {p}" for p in ("reserved", "creating", "creating", "booting", "ready")]
+    assert case.changes == [f"vm1-g1 {p}" for p in ("reserved", "creating", "booting", "ready")]
     assert [entry.text for entry in case.journal.read_history("12")][-1] == "vm1-g1 ready"
 
 

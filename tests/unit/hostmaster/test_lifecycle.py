@@ -45,9 +45,11 @@ def after(phase: VmPhase, seen: Facts, **changes: Any) -> Step:
 
 
 def test_a_granted_vm_is_made() -> None:
-    assert after(VmPhase.RESERVED, facts(None)) == Step(a_vm(phase=VmPhase.CREATING))
-    step = after(VmPhase.CREATING, facts(DomainState.ABSENT))
-    assert (step.deed, step.vm.tries) == (Deed.CREATE, 1)
+    for phase in (VmPhase.RESERVED, VmPhase.CREATING):
+        step = after(phase, facts(DomainState.ABSENT))
+        assert (step.vm.phase, step.deed, step.vm.tries) == (VmPhase.CREATING, Deed.CREATE, 1)
+    step = after(VmPhase.RESERVED, facts(None))
+    assert (step.vm.phase, step.deed) == (VmPhase.CREATING, None)
 
 
 def test_a_create_whose_answer_was_lost_is_found_by_looking() -> None:
