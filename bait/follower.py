@@ -199,10 +199,13 @@ class Follower:
         return max(0.001, math.ceil((now + delay_s) / self.times.soon_s - 0.5) * self.times.soon_s - now)
 
     async def _facts(self, lease: Lease) -> Facts:
-        looking = Deferred.fromCoroutine(self._look_at_node(lease))  # at the same time: each look is a program
-        job_known, job = await self._look_at_job(lease)
-        node_known, node = await looking
-        known = job_known and node_known
+        # At the same time: each look is a program.
+        looking = Deferred.fromCoroutine(self._look_at_node(lease)) if self._depends_on_its_node(lease) else None
+        known, job = await self._look_at_job(lease)
+        node = None
+        if looking is not None:
+            node_known, node = await looking
+            known = known and node_known
         lease_id, view = lease.lease, self.view
         return Facts(
             now=self.clock.seconds(),
@@ -234,12 +237,16 @@ class Follower:
         elif "ready" in known.stages:
             self.kick(lease)
 
-    async def _look_at_node(self, lease: Lease) -> tuple[bool, NodeView | None]:
-        """Whether the LRMS has answered, and the VM's node. Not asked for while it cannot matter."""
+    def _depends_on_its_node(self, lease: Lease) -> bool:
+        """Where `jobs.decide` looks at the node; while a job runs it does not, and nobody need be asked every second."""
+        if lease.vm is None or lease.phase not in (Phase.PARKED, Phase.RELEASED):
+            return lease.vm is not None and lease.phase is Phase.ENDED
         vm = self.view.vms.get(lease.lease)
-        serves = "ready" in lease.stages or (vm is not None and vm.phase in (VmPhase.READY, VmPhase.BOUND))
-        if lease.vm is None or not (lease.phase is Phase.ENDED or serves):
-            return True, None
+        return "ready" in lease.stages or (vm is not None and vm.phase in (VmPhase.READY, VmPhase.BOUND))
+
+    async def _look_at_node(self, lease: Lease) -> tuple[bool, NodeView | None]:
+        """Whether the LRMS has answered, and the VM's node."""
+        assert lease.vm is not None
         try:
             return True, (await self.nodes.get()).get(lease.vm)
         except LrmsUnavailable:

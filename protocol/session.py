@@ -57,6 +57,7 @@ class _Numbered:
 
 _FROM: Final = {Side.BAIT: FromBait, Side.HOST: FromHost}
 _OPENING: Final = (Hello, Welcome)
+_SAYS: Final = {side: tuple(kind for kind in get_args(union) if kind not in _OPENING) for side, union in _FROM.items()}
 _ENCODER: Final = msgspec.json.Encoder()
 _Decoders = dict[Side, msgspec.json.Decoder[Any]]
 _OWN: Final[_Decoders] = {side: msgspec.json.Decoder(union) for side, union in _FROM.items()}
@@ -182,7 +183,7 @@ class Session:
 
     def _checked(self, message: SrvMsg) -> bytes:
         what = type(message).__name__
-        if not isinstance(message, get_args(_FROM[self.side])) or isinstance(message, _OPENING):
+        if not isinstance(message, _SAYS[self.side]):
             raise OurMistake(f"{what}: a {self.side.value} does not say this in a session")
         if isinstance(message, Error) and message.id is None:
             raise OurMistake("Error without id ends a connection; only the link says it")

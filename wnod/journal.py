@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -138,26 +138,25 @@ class Journal:
             f"{self.path}: damaged: {what} is {is_now!r:.60}. See docs/troubleshoot.md, 'The journal is damaged'"
         )
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> "_Transaction":
         """Make everything inside one commit. Nested ones join the outermost.
 
         If anything inside fails, all is undone, and whoever swallows that gets JournalError at the next write.
         """
+        return _Transaction(self)
+
+    def _enter(self) -> None:
         if self._depth == 0:
-            with _worded(self.path):
-                self._db.execute("BEGIN IMMEDIATE")
+            self._execute("BEGIN IMMEDIATE")
         else:
             self._must_stand()
         self._depth += 1
+
+    def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         try:
-            yield
-        except BaseException:
-            self._leave(doomed=True)
-            raise
-        self._leave(doomed=False)
-        if self._depth == 0:
-            self._end()
+            return self._db.execute(statement, values)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise told(self.path, error) from error
 
     def _leave(self, doomed: bool) -> None:
         self._depth -= 1
@@ -179,9 +178,8 @@ class Journal:
             self._doomed = False
         before = perf_counter()
         try:
-            with _worded(self.path):
-                self._db.execute(_COUNT, (self._commits + 1,))
-                self._db.execute("COMMIT")
+            self._execute(_COUNT, (self._commits + 1,))
+            self._execute("COMMIT")
         except JournalError:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -267,6 +265,24 @@ class Journal:
         except sqlite3.Error as error:
             self._doomed = True  # whoever catches this inside a transaction has lost it all the same
             raise told(self.path, error) from error
+
+
+class _Transaction:
+    """One `with` of `Journal.transaction`. A class, because every record passes through one or two."""
+
+    __slots__ = ("_journal",)
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __enter__(self) -> None:
+        self._journal._enter()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        journal = self._journal
+        journal._leave(doomed=kind is not None)
+        if kind is None and journal._depth == 0:
+            journal._end()
 
 
 def _word(text: str) -> str:

@@ -166,7 +166,7 @@ class Deed(enum.Enum):
     FORGET = "forget"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made at every look, and making a frozen one takes three times as long
 class Step:
     """The record to journal, the deed to do after that, and in how many seconds to look again."""
 

@@ -52,7 +52,7 @@ def name_of(slot: VmName, *depends_on: str) -> str:
     return f"{slot}-{sha256(msgspec.json.encode(depends_on)).hexdigest()[:12]}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made at every look, and making a frozen one takes three times as long
 class Shelf:
     """What is there, what is wanted, and how much room there is for it."""
 

@@ -34,7 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made at every look, and making a frozen one takes three times as long
 class Facts:
     """What is seen now. `domain` None: the hypervisor could not be asked."""
 
@@ -95,7 +95,7 @@ class Deed(enum.Enum):
     CLEAN = "clean"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made at every look, and making a frozen one takes three times as long
 class Step:
     """The record to journal, the deed to do after that, and when to look again without being asked."""
 

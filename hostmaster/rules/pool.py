@@ -63,7 +63,7 @@ def wanted(line: Line, rate: float, refill_s: float) -> int:
     return max(line.keep, min(line.at_most, demand))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made at every look, and making a frozen one takes three times as long
 class View:
     """All that the next piece of background work depends on."""
 
@@ -105,7 +105,7 @@ class Plan:
 def plan(view: View) -> Plan:
     """What to do in the background now."""
     drop = tuple(dict.fromkeys(surplus(view)))
-    remove = golden.to_remove(shelf(view))
+    remove = golden.to_remove(shelf(view)) if view.goldens else ()
     if drop or remove:
         return Plan(drop, remove)  # first make room, then look again
     return _making(view)
@@ -183,6 +183,8 @@ def _spare(kind: Kind, view: View, may_boot: bool) -> Make | None:
 
 
 def _golden(view: View) -> Plan:
+    if not view.budget_mib:
+        return Plan()
     places = golden.to_make(shelf(view), usable_slots(view))
     place = next((place for place in places if _possible(place.kind, view)), None)
     if place is None:

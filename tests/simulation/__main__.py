@@ -58,10 +58,10 @@ def main(argv: list[str]) -> int:
     summary = summed_up(results, wanted, time.monotonic() - began)
     SUMMARY.parent.mkdir(parents=True, exist_ok=True)
     SUMMARY.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    bad = [result.seed for result in results if result.bad]
+    failing = [result.seed for result in results if result.bad]
     words = (f"{key} {summary[key]}" for key in summary if key != "faults")
-    print(", ".join(words) + (f"; failing seeds: {bad}" if bad else ""))
-    return 1 if bad else 0
+    print(", ".join(words) + (f"; failing seeds: {failing}" if failing else ""))
+    return 1 if failing else 0
 
 
 def played(wanted: argparse.Namespace, kinds: tuple[str, ...]) -> Iterator[Result]:

@@ -34,7 +34,7 @@ def _report(daemon: str, give_up: Callable[[], None] = lambda: None) -> Callable
     """A dead daemon's loops fail by its death, which is no news; any other failure ends a daemon."""
 
     def report(failure: Failure) -> None:
-        if not failure.check(Crash):
+        if not failure.check(Crash):  # type: ignore[no-untyped-call]
             Logger(daemon).failure("a loop has failed", failure)
             give_up()
 

@@ -2,14 +2,16 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from hostmaster.world import Accelerator, Domain, DomainSpec, HypervisorUnavailable, Ours
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.images import FakeImages
-from tests.simulation.clock import Life, World
+from tests.simulation.clock import Life, World, at_once
 
 TOOK_S = {"destroy": 0.2, "pause": 0.02, "unpause": 0.02}
 LIMITS_S = {
@@ -29,16 +31,18 @@ class Libvirtd(FakeHypervisor):
         self.hang_until = 0.0
         self.changed: Callable[[str], None] = lambda uuid: None
         """Called at once when a domain has come, gone or changed its state."""
-        self._known: dict[tuple[str, str], Domain] = {}
+        self._known: dict[str, Domain] = {}
+        """What each text says."""
         self.touched: Callable[[str, str], None] = lambda verb, uuid: None
 
     def _domain(self, uuid: str) -> Domain:
         kept = self.kept[uuid]
-        # By the text too: a UUID comes again with each restore, and a spare's facts are replaced.
-        key = (kept.xml, kept.state)
-        if key not in self._known:
-            self._known[key] = super()._domain(uuid)
-        return self._known[key]
+        # By the text: a UUID comes again with each restore, and a spare's facts are replaced.
+        known = self._known.get(kept.xml)
+        if known is None or known.state is not kept.state:
+            known = super()._domain(uuid) if known is None else replace(known, state=kept.state)
+            self._known[kept.xml] = known
+        return known
 
     def _hint(self, uuid: str) -> None:
         if uuid:
@@ -89,10 +93,10 @@ class Connection:
         return result
 
     def _carry_out(self, call: Callable[[], Any], answer: "Deferred[Any]") -> None:
-        done = Deferred.fromCoroutine(call())
-        done.addBoth(self._deliver, answer)
-
-    def _deliver(self, result: Any, answer: "Deferred[Any]") -> None:
+        try:
+            result = at_once(call())
+        except Exception as error:
+            result = Failure(error)  # type: ignore[no-untyped-call]
         if not answer.called and not self._life.dead:
             answer.callback(result)
 

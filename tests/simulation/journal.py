@@ -15,7 +15,7 @@ from wnod.journalmark import Mark, Reached
 POINTS = ("before-commit", "after-commit")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change:
     """One thing that a transaction has written: a record (None: removed), or a line of history."""
 

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from bait.lrms.base import Home, JobState, JobView, LrmsRefused, LrmsUnavailable, NodeView
 from protocol.ids import Run, Shape
 from tests.fakes.lrms import FakeJob, FakeLrms, FakeNode
-from tests.simulation.clock import Life, World
+from tests.simulation.clock import Life, World, at_once
 
 T = TypeVar("T")
 
@@ -263,11 +263,11 @@ class Way:
         if trouble.away or trouble.cut or late:
             if change and trouble.late and not (trouble.away or trouble.cut):
                 with contextlib.suppress(LrmsRefused):
-                    _at_once(call())
+                    at_once(call())
             answer.errback(LrmsUnavailable("the batch system does not answer"))
             return
         try:
-            result: Any = _at_once(call())
+            result: Any = at_once(call())
         except (LrmsRefused, LrmsUnavailable) as error:
             result = Failure(error)  # type: ignore[no-untyped-call]
         if not change:
@@ -343,16 +343,6 @@ class Way:
 
     async def remove_node(self, node: str) -> None:
         await self._change("remove node", "", lambda: self._controller.remove_node(node), node)
-
-
-def _at_once(answer: Coroutine[Any, Any, T]) -> T:
-    """The controller's answer: in here it takes none of the clock's time."""
-    try:
-        answer.send(None)
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
-    raise AssertionError("the controller waits for something")
 
 
 class Trouble:

@@ -75,7 +75,7 @@ class Nemesis:
             self.done[kind] += 1
             self.cluster.judge.trace("", f"! {kind}: {text}")
 
-    def later(self, seconds: float, end: Callable[[], None]) -> None:
+    def later(self, seconds: float, end: Callable[[], object]) -> None:
         """End a fault after so long, or when all faults end."""
 
         def once() -> None:

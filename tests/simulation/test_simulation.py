@@ -7,12 +7,13 @@ import sys
 import pytest
 
 from tests.simulation.cluster import Cluster
+from tests.model.mutants import MUTANTS as EXPLORED
 from tests.simulation.faults import FAULTS
 from tests.simulation.judge import Judge
 from tests.simulation.mutants import MUTANTS, Mutant, found_out
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.play import Result, play, stand_ins
-from tests.simulation.table import EXPLORED, RULES
+from tests.simulation.table import RULES
 
 HASH = "from tests.simulation.play import play; print(play({seed}, 3, 12, ('all',)).hash)"
 
