@@ -194,14 +194,16 @@ class Follower:
         return Now.REST
 
     def _on_the_beat(self, delay_s: float) -> float:
-        """Round up to a common beat, so that many leases' looks become one query of the LRMS."""
+        """Round to a common beat, so that many leases' looks become one query of the LRMS."""
         now = self.clock.seconds()
-        return max(0.001, math.ceil((now + delay_s) / self.times.soon_s - 0.5) * self.times.soon_s - now)
+        beat_s = self.times.poll_s if delay_s >= self.times.poll_s else self.times.soon_s
+        return max(0.001, math.ceil((now + delay_s) / beat_s - 0.5) * beat_s - now)
 
     async def _facts(self, lease: Lease) -> Facts:
         # At the same time: each look is a program.
         looking = Deferred.fromCoroutine(self._look_at_node(lease)) if self._depends_on_its_node(lease) else None
-        known, job = await self._look_at_job(lease)
+        over = lease.phase is Phase.ENDED  # then nothing depends on the job any more
+        known, job = (True, None) if over else await self._look_at_job(lease)
         node = None
         if looking is not None:
             node_known, node = await looking

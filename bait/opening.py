@@ -35,6 +35,8 @@ class Opening:
     """True if the LRMS was last seen, or made, to send jobs here: the fact, where `gate` is the intent."""
     up: bool = True
     """False while the LRMS does not answer."""
+    _looked_at: float = float("-inf")
+    """When the LRMS was last seen to be as the gate wants it. The capacity changes with every VM; the gate seldom."""
     log: Logger = field(default_factory=lambda: Logger("bait.opening"))
 
     def __post_init__(self) -> None:
@@ -69,16 +71,20 @@ class Opening:
     async def _step(self, key: str) -> Next:
         capacity = self.view.capacity if self.view.linked else None
         choice = choose(self.gate, capacity, self.limits(), self.clock.seconds())
+        news = (choice.gate.open, _gist(choice.gate.reason)) != (self.gate.open, _gist(self.gate.reason))
         self.gate = choice.gate
-        try:
-            await self._make_so()
+        if news or not 0.0 <= self.clock.seconds() - self._looked_at < LOOK_S:
+            self._looked_at = float("-inf")
+            try:
+                await self._make_so()
+            except (LrmsUnavailable, LrmsRefused) as error:
+                self.up = False
+                self.log.warn("cannot open or close {bait}: {error}", bait=self.bait, error=error)
+                return RETRY_S
             self.up = True
-        except (LrmsUnavailable, LrmsRefused) as error:
-            self.up = False
-            self.log.warn("cannot open or close {bait}: {error}", bait=self.bait, error=error)
-            return RETRY_S
-        soon = LOOK_S if choice.wake_at is None else choice.wake_at - self.clock.seconds()
-        return min(LOOK_S, max(0.05, soon))
+            self._looked_at = self.clock.seconds()
+        soon = self._looked_at + LOOK_S if choice.wake_at is None else choice.wake_at
+        return min(LOOK_S, max(0.05, soon - self.clock.seconds()))
 
     async def _make_so(self) -> None:
         node = (await self.lrms.nodes()).get(self.bait)

@@ -55,7 +55,8 @@ class Environments:
 
     def host(self) -> Host:
         """What the configuration and the images allow now. Asked every second: made anew only when that has changed."""
-        resting = tuple((name, breaker.obstacle(self.now())) for name, breaker in self.breakers.items())
+        breakers = self.breakers
+        resting = tuple((name, breaker.obstacle(self.now())) for name, breaker in breakers.items()) if breakers else ()
         found = (tuple(self.artifacts), tuple(self.refusals.items()), self.obstacle, resting, self.total, self.slots)
         if self._host is None or found != self._found or self.catalogue is not self._described:
             self._host, self._found, self._described = self._make(), found, self.catalogue

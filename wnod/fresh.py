@@ -1,7 +1,7 @@
 """One query for everybody who asks in the same moment, never an answer older than the question."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -13,7 +13,7 @@ class Fresh(Generic[T]):
     """Shares the answers of `query`. A question asked while a query runs waits for the next one: the running
     query may have looked before the asker's last deed took effect."""
 
-    def __init__(self, clock: IReactorTime, query: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> None:
+    def __init__(self, clock: IReactorTime, query: Callable[[], Awaitable[T]]) -> None:
         self._clock = clock
         self._query = query
         self._waiting: list[Deferred[T]] = []
@@ -30,9 +30,12 @@ class Fresh(Generic[T]):
 
     def _begin(self) -> None:
         asked, self._waiting = self._waiting, []
-        answer = Deferred.fromCoroutine(self._query())
+        answer = Deferred.fromCoroutine(self._ask())
         answer.addCallbacks(self._deliver, self._fail, callbackArgs=(asked,), errbackArgs=(asked,))
         answer.addBoth(self._ended)
+
+    async def _ask(self) -> T:
+        return await self._query()
 
     def _deliver(self, answer: T, asked: list["Deferred[T]"]) -> None:
         for waiter in asked:

@@ -87,9 +87,13 @@ def worth(golden: Golden, shelf: Shelf) -> float:
 
 def to_remove(shelf: Shelf) -> tuple[str, ...]:
     """Names of golden states to remove: stale ones, and the least worth if together they exceed the budget."""
-    stale = [golden for golden in shelf.goldens if is_stale(golden, shelf)]
-    kept = sorted((g for g in shelf.goldens if g not in stale), key=lambda g: (worth(g, shelf), g.made_at, g.name))
+    stale: list[Golden] = []
+    kept: list[Golden] = []
+    for golden in shelf.goldens:
+        (stale if is_stale(golden, shelf) else kept).append(golden)
     used = sum(golden.mib for golden in kept)
+    if used > shelf.budget_mib:
+        kept.sort(key=lambda g: (worth(g, shelf), g.made_at, g.name))
     while kept and used > shelf.budget_mib:
         used -= kept[0].mib
         stale.append(kept.pop(0))

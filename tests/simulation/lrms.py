@@ -4,7 +4,8 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -231,6 +232,15 @@ class Controller(FakeLrms):
                     self._settles(job, self._leaving[job.id])
 
 
+@dataclass(slots=True)
+class _Question:
+    """What those ask together who ask for jobs in the same moment: as Slurm's adapter, one `squeue` for all."""
+
+    at: float
+    ids: list[str] = field(default_factory=list)
+    waiting: list[Deferred[Mapping[str, JobView]]] = field(default_factory=list)
+
+
 class Way:
     """One bait's way to the controller: Lrms, with the delays and errors that this bait meets."""
 
@@ -243,6 +253,7 @@ class Way:
         self._rng = rng
         self._trouble = trouble
         self._touches = touches
+        self._question: _Question | None = None
         self.cluster = controller.cluster
 
     def _call(self, call: Callable[[], Coroutine[Any, Any, T]], *, change: bool) -> "Deferred[T]":
@@ -299,8 +310,20 @@ class Way:
     # --- Lrms ---
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, JobView]:
-        answer = await self._call(lambda: self._controller.jobs(ids), change=False)
-        return self._trouble.jobs(self._life.world.now, ids, answer)
+        question = self._question
+        if question is None or question.at != self._life.world.now:
+            question = self._question = _Question(self._life.world.now)
+            self._call(partial(self._controller.jobs, question.ids), change=False).addBoth(self._tell, question)
+        question.ids.extend(ids)
+        waiter: Deferred[Mapping[str, JobView]] = Deferred()
+        question.waiting.append(waiter)
+        return await waiter
+
+    def _tell(self, answer: Any, question: "_Question") -> None:
+        if not isinstance(answer, Failure):
+            answer = self._trouble.jobs(self._life.world.now, question.ids, answer)
+        for waiter in question.waiting:
+            waiter.callback(answer)
 
     async def nodes(self) -> Mapping[str, NodeView]:
         return await self._call(self._controller.nodes, change=False)

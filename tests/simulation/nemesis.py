@@ -35,7 +35,7 @@ class Nemesis:
         self._next_amnesia = 0.0
         self.changed: set[str] = set()
         """Jobs that their users have changed: another change might only undo the harm of the first."""
-        self._ends: list[Callable[[], None]] = []
+        self._ends: list[Callable[[], object]] = []
         chosen = tuple(faults) if "all" in kinds else kinds
         unknown = set(chosen) - set(faults)
         if unknown:

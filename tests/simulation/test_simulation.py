@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.simulation.cluster import Cluster
 from tests.model.mutants import MUTANTS as EXPLORED
+from tests.simulation.cluster import Cluster
 from tests.simulation.faults import FAULTS
 from tests.simulation.judge import Judge
 from tests.simulation.mutants import MUTANTS, Mutant, found_out
