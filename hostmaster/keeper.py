@@ -284,7 +284,9 @@ class Keeper:
         overlay: bool | None = None
         labelled = False
         try:
-            seen = await self.look.get()
+            # What is only promised exists nowhere, and waits for nothing that libvirt could tell.
+            promised = self.vms[generation].phase is VmPhase.RESERVED
+            seen = {} if promised else await self.look.get()
             vm = self.vms[generation]
             shown = seen.get(vm.uuid)
             domain = reconcile.state_of(shown, generation)

@@ -1,6 +1,7 @@
 """Our note on a job (Slurm: AdminComment): what anybody needs to give the job back when its bait cannot (R12). Pure."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bait.lrms.base import NO_REQUEUE, OUR_NOTE, Home
 from bait.rules.lease import Lease
@@ -25,8 +26,9 @@ def write(lease: Lease, bait: str, now: float) -> str:
     return f"{OUR_NOTE}{lease.lease}:{home}:bait={bait}:until={now + PATIENCE_S:.0f}"
 
 
+@lru_cache(maxsize=4096)
 def read(note: str) -> Note | None:
-    """None if it is not such a note, or not whole."""
+    """None if it is not such a note, or not whole. Remembered: the rescue reads those of the whole cluster each time."""
     if not note.startswith(OUR_NOTE):
         return None
     words = dict(word.split("=", 1) for word in note.split(":") if "=" in word)

@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -78,11 +77,12 @@ class Controller(FakeLrms):
 
     def tick(self) -> None:
         now = self.clock.seconds()
+        queue = [job for job in self._queue.values() if not job.held_by and job.eligible_at <= now]
+        if not queue:
+            return
         free = {name: self._free(self.all_nodes[name]) for name in self._home if name in self.all_nodes}
         free = {name: cpus for name, cpus in free.items() if cpus > 0}
-        for job in tuple(self._queue.values()):
-            if job.held_by or job.eligible_at > now:
-                continue
+        for job in queue:
             node = self._place_in(job, free)
             if node is not None:
                 if node.name in free:
@@ -382,7 +382,7 @@ class Trouble:
         self.empty = 0
         self.stale_until = 0.0
         self._last_empty = -10.0
-        self._seen: dict[str, deque[tuple[float, JobView | None]]] = {}
+        self._seen: dict[str, JobView | None] = {}
 
     def end(self) -> None:
         self.away = False
@@ -396,12 +396,8 @@ class Trouble:
             self._last_empty = now
             return {}
         if now < self.stale_until:
-            return {job: view for job in ids if (view := self._old(job, now, answer.get(job))) is not None}
+            old = {job: self._seen.get(job, answer.get(job)) for job in ids}  # as before they became stale
+            return {job: view for job, view in old.items() if view is not None}
         for job in ids:
-            self._seen[job] = deque([(now, answer.get(job))], maxlen=1)
+            self._seen[job] = answer.get(job)
         return answer
-
-    def _old(self, job: str, now: float, view: JobView | None) -> JobView | None:
-        """What this bait was told of the job before the answers became stale."""
-        seen = self._seen.get(job)
-        return seen[0][1] if seen else view
