@@ -28,7 +28,7 @@ def write(lease: Lease, bait: str, now: float) -> str:
 
 @lru_cache(maxsize=4096)
 def read(note: str) -> Note | None:
-    """None if it is not such a note, or not whole. Remembered: the rescue reads those of the whole cluster each time."""
+    """None if it is not such a note, or not whole. Remembered: the rescue reads the whole cluster's each time."""
     if not note.startswith(OUR_NOTE):
         return None
     words = dict(word.split("=", 1) for word in note.split(":") if "=" in word)
