@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from bait.lrms.base import Lrms, LrmsRefused, LrmsUnavailable, NodeState
-from bait.rules.gate import REASON, Gate, Limits, choose
+from bait.rules.gate import REASON, Choice, Gate, Limits, choose
 from bait.rules.hostview import HostView
 from protocol.ids import Shape
 from wnod.config import Gate as GateConfig
@@ -36,7 +36,7 @@ class Opening:
     up: bool = True
     """False while the LRMS does not answer."""
     _looked_at: float = float("-inf")
-    """When the LRMS was last seen to be as the gate wants it. The capacity changes with every VM; the gate seldom."""
+    """When the LRMS was last seen to be as the gate wants it."""
     log: Logger = field(default_factory=lambda: Logger("bait.opening"))
 
     def __post_init__(self) -> None:
@@ -45,7 +45,12 @@ class Opening:
 
     def kick(self) -> None:
         """The host's capacity or the link has changed."""
-        self.duties.kick("gate")
+        if not (self.is_open and self._choice().gate is self.gate):  # it changes with every VM, an open gate seldom
+            self.duties.kick("gate")
+
+    def _choice(self) -> Choice:
+        capacity = self.view.capacity if self.view.linked else None
+        return choose(self.gate, capacity, self.limits(), self.clock.seconds())
 
     @property
     def reason(self) -> str:
@@ -69,8 +74,7 @@ class Opening:
         return Limits(close, self.config.open_above or close, self.config.hold_s)
 
     async def _step(self, key: str) -> Next:
-        capacity = self.view.capacity if self.view.linked else None
-        choice = choose(self.gate, capacity, self.limits(), self.clock.seconds())
+        choice = self._choice()
         news = (choice.gate.open, _gist(choice.gate.reason)) != (self.gate.open, _gist(self.gate.reason))
         self.gate = choice.gate
         if news or not 0.0 <= self.clock.seconds() - self._looked_at < LOOK_S:

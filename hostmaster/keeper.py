@@ -284,9 +284,7 @@ class Keeper:
         overlay: bool | None = None
         labelled = False
         try:
-            # What is only promised exists nowhere, and waits for nothing that libvirt could tell.
-            promised = self.vms[generation].phase is VmPhase.RESERVED
-            seen = {} if promised else await self.look.get()
+            seen = await self.look.get()
             vm = self.vms[generation]
             shown = seen.get(vm.uuid)
             domain = reconcile.state_of(shown, generation)
