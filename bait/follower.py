@@ -240,7 +240,7 @@ class Follower:
             self.kick(lease)
 
     def _depends_on_its_node(self, lease: Lease) -> bool:
-        """Where `jobs.decide` looks at the node; while a job runs it does not, and nobody need be asked every second."""
+        """Where `jobs.decide` looks at the node; while a job runs nobody need be asked every second."""
         if lease.vm is None or lease.phase not in (Phase.PARKED, Phase.RELEASED):
             return lease.vm is not None and lease.phase is Phase.ENDED
         vm = self.view.vms.get(lease.lease)
