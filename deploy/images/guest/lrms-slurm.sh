@@ -85,7 +85,10 @@ watch_slurmd() {
         *"slurmctld sent back"*) "$1" ;;
         *mpi/pmix* | *"MPI: "*) ;; # every MPI plugin is tried, few are installed
         *error:* | *fatal:*)
-            [ -e "$MUNGE_KEY" ] || continue
+            if [ ! -e "$MUNGE_KEY" ]; then
+                printf '%s\n' "$line" >"$RUN/early-error"
+                continue
+            fi
             say "$line"
             printf '%s\n' "$line" >"$RUN/lrms-error"
             ;;
@@ -111,7 +114,13 @@ start_early() {
     wait_until_it_sleeps
     slept=$?
     forget_key_of_the_moment
-    [ "$slept" = 0 ] && kill -STOP "$early" && echo "$early $sleeper $offer" >"$RUN/early" && stage "slurmd"
+    if [ "$slept" = 0 ] && kill -STOP "$early"; then
+        echo "$early $sleeper $offer" >"$RUN/early"
+        stage "slurmd"
+    else
+        say "slurmd is not up at standby: $(cat "$RUN/early-error" 2>/dev/null)"
+        return 1
+    fi
 }
 
 key_of_the_moment() {

@@ -101,6 +101,7 @@ def test_what_slurmd_says_at_standby_is_no_failure_and_not_on_the_console(guest:
 @pytest.mark.parametrize("conf", ["dies", "deaf"])
 def test_a_slurmd_that_died_or_does_not_wake_is_followed_by_one_that_fetches(guest: Guest, conf: str) -> None:
     at_standby(guest, conf)
+    assert ("slurmd is not up at standby: slurmd: error: this is said" in guest.said()) == (conf == "dies")
     assert go(guest) == ["-D -vv -Z -N vm7 --conf CPUs=2 --conf-server ctl:6817", "registered"]
     assert not (guest.run.parent / "slurm" / "conf").exists()
 
