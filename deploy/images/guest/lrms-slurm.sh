@@ -187,7 +187,8 @@ wake_early() {
     [ -n "$sleeper" ] || return 1
     exec 6<>"$RUN/early-says"
     kill -USR2 "$sleeper" 2>/dev/null
-    (sleep "$EARLY_LIMIT_S" && echo late >&6) &
+    # Once more, should another thread have taken the first one, as may be where the two have only just been let go on.
+    (sleep 0.3 && kill -USR2 "$sleeper" 2>/dev/null; sleep "$EARLY_LIMIT_S" && echo late >&6) &
     read -r heard <&6
     exec 6>&-
     [ "$heard" = registered ] || { say "slurmd of standby: $heard" && return 1; }

@@ -52,7 +52,7 @@ def guest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guest]:
         for real, stand_in in (
             ("/usr/sbin/slurmd", str(slurmd)),
             ("CONF=/run/slurm/conf", f"CONF={tmp_path}/slurm/conf"),
-            ("EARLY_LIMIT_S=5", "EARLY_LIMIT_S=1"),
+            ("EARLY_LIMIT_S=5", "EARLY_LIMIT_S=2"),
             ("{ awk ", "{ busybox awk "),  # mawk waits for a full buffer; the image's shell has an awk of its own
         ):
             assert real in script
