@@ -239,7 +239,7 @@ on_mount() {
 
 # finish: what a job needs and a node does not, done while the LRMS is on its way with the job. Nothing of the job
 # runs before $RUN/mounted is there: the LRMS's prolog waits for it, and the gate is closed until then.
-finish() { (mount_all && : >"$RUN/mounted" && stage mounted && rehearse_start) 3<&- 4<&- 5<&- & }
+finish() { (mount_all && : >"$RUN/mounted" && stage mounted) 3<&- 4<&- 5<&- & }
 
 is_mounted() {
     while read -r _ at _; do
@@ -311,15 +311,14 @@ prepare_standby() {
 }
 
 # prepare_files: a file of the image that is written to is first copied to the VM's own disk, and that is waited for.
-# What a job's script is mostly run by is read into memory.
+# What a job's start runs of ours is read into memory.
 prepare_files() {
     for file in passwd group hosts resolv.conf; do
         true >>"$ETC/$file"
     done
     set +f
-    cat "$LIB"/* /bin/sh /bin/bash /usr/bin/env >/dev/null 2>&1
+    cat "$LIB"/* >/dev/null 2>&1
     set -f
-    rehearse_start
 }
 
 # As above, and its last word is `configured ready` or `configured failed`.
@@ -345,7 +344,6 @@ set_up_network() {
 find_lrms() {
     prepare_lrms() { :; }
     start_lrms() { serve; }
-    rehearse_lrms() { :; }
     case ${given_lrms:-} in
     '' | none) ;;
     slurm)
@@ -354,16 +352,6 @@ find_lrms() {
         ;;
     *) fail lrms "this image has no LRMS named $given_lrms" ;;
     esac
-}
-
-# rehearse_start: what a job's start runs is run once for nothing. An emulator translates code when it runs first, which
-# is slow, and a guest that was restored begins anew with that. Whoever has something to do comes first.
-rehearse_start() {
-    [ -z "${WNOD_TEST:-}" ] || return 0
-    for shell in /bin/sh /bin/bash; do
-        nice -n 19 "$shell" -c : </dev/null >/dev/null 2>&1
-    done
-    [ -z "${given_lrms:-}" ] || [ "$given_lrms" = none ] || (find_lrms && rehearse_lrms)
 }
 
 serve() { echo "configured ready" >"$RUN/inbox"; }

@@ -4,9 +4,12 @@
  *   kernel-calls seed [DEVICE] <<BASE64     mixes the bytes into the kernel's pool and has its generator start anew;
  *                                           without that, copies of one saved guest would draw the same numbers
  *   kernel-calls secret MODE OWNER FILE <<BASE64    makes the file anew, with this mode (octal) and owner, in one moment
+ *   kernel-calls as USER PROGRAM [ARGUMENT...]      becomes the program, as this user and in no group but his own
  * Exit status 0 if all was done. What is secret is read from standard input and is never an argument. */
+#define _GNU_SOURCE
 #include <ctype.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/random.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -87,8 +90,8 @@ static int mix_in(const char *device)
     return ioctl(file, RNDRESEEDCRNG) ? 2 : 0;
 }
 
-/* The user's number, or -1: from the file, as nothing else may be asked by a static program. */
-static long number_of(const char *name)
+/* The user's entry, or NULL: from the file, as nothing else may be asked by a static program. */
+static struct passwd *entry_of(const char *name)
 {
     FILE *accounts = fopen("/etc/passwd", "r");
     struct passwd *account = NULL;
@@ -97,7 +100,17 @@ static long number_of(const char *name)
         ;
     if (accounts)
         fclose(accounts);
-    return account ? (long)account->pw_uid : -1;
+    return account;
+}
+
+static int become(const char *name, char **program)
+{
+    struct passwd *user = entry_of(name);
+
+    if (!user || setgroups(0, NULL) || setgid(user->pw_gid) || setuid(user->pw_uid))
+        return 1;
+    execv(program[0], program);
+    return 127;
 }
 
 /* The whole of standard input as text; -1 if it is too long. */
@@ -116,22 +129,24 @@ static int write_secret(const char *mode, const char *owner, const char *path)
 {
     static char text[LONGEST], beside[LONGEST];
     static unsigned char bytes[LONGEST];
-    long uid = number_of(owner);
+    struct passwd *user = entry_of(owner);
     int count = read_all(text, sizeof text) ? -1 : decode(text, bytes, sizeof bytes), file;
 
-    if (uid < 0 || count < 1 || snprintf(beside, sizeof beside, "%s.new", path) >= (int)sizeof beside)
+    if (!user || count < 1 || snprintf(beside, sizeof beside, "%s.new", path) >= (int)sizeof beside)
         return 1;
     unlink(beside);
     file = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     if (file < 0 || write(file, bytes, (size_t)count) != count)
         return 1;
-    if (fchown(file, (uid_t)uid, (gid_t)-1) || fchmod(file, (mode_t)strtol(mode, NULL, 8)))
+    if (fchown(file, user->pw_uid, (gid_t)-1) || fchmod(file, (mode_t)strtol(mode, NULL, 8)))
         return 1;
     return close(file) || rename(beside, path);
 }
 
 int main(int count, char **words)
 {
+    if (count >= 4 && !strcmp(words[1], "as"))
+        return become(words[2], words + 3);
     if (count == 5 && !strcmp(words[1], "secret"))
         return write_secret(words[2], words[3], words[4]);
     if (count == 3 && !strcmp(words[1], "clock"))

@@ -55,6 +55,15 @@ def test_a_secret_is_in_its_file_whole_and_with_its_mode_from_the_beginning(prog
     assert [path.name for path in tmp_path.iterdir()] == ["munge.key"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_program_runs_as_the_user_and_in_his_group_only(program: Path) -> None:
+    argv = ["/bin/sh", "-c", 'echo "$(id -u) $(id -G)" "$@"', "sh", "two words"]
+    done = subprocess.run([program, "as", "daemon", *argv], capture_output=True, text=True, check=True)
+    account = pwd.getpwnam("daemon")
+    assert done.stdout == f"{account.pw_uid} {account.pw_gid} two words\n"
+    assert run(program, "as", "nobody-at-all", "/bin/true") != 0
+
+
 @pytest.mark.parametrize(
     ("owner", "text"), [("nobody-at-all", "QUJD"), ("root", ""), ("root", "!"), ("root", "A" * 20000)]
 )
