@@ -211,17 +211,18 @@ EOT
 # --- files --------------------------------------------------------------------------------
 
 # on_file NAME PART PARTS BASE64: what the LRMS's daemon is to find at standby, in $RUN/files. The parts come in their
-# order; the first one begins anew, so that all may come again. A lone - is no bytes.
+# order; the first one begins anew, so that all may come again. A lone - is no bytes. The directory holds whole files only:
+# it may be copied at any moment.
 on_file() {
     is_name "$1" && is_number "$2" && is_number "$3" && [ "$3" -le 99 ] || return 1
     case $2 in
-    1) : >"$RUN/files/.$1" ;;
+    1) : >"$RUN/part.$1" ;;
     "$next_part") ;;
     *) return 1 ;;
     esac
     next_part=$(($2 + 1))
-    [ "$4" = - ] || printf '%s' "$4" | base64 -d >>"$RUN/files/.$1" || return 1
-    [ "$2" != "$3" ] || { next_part=1 && mv -f "$RUN/files/.$1" "$RUN/files/$1"; }
+    [ "$4" = - ] || printf '%s' "$4" | base64 -d >>"$RUN/part.$1" || return 1
+    [ "$2" != "$3" ] || { next_part=1 && mv -f "$RUN/part.$1" "$RUN/files/$1"; }
 }
 
 # --- mounts -------------------------------------------------------------------------------

@@ -104,7 +104,10 @@ watch_slurmd() {
 # tries to register, it is stopped: what stands still for hours must not knock at the controller's door.
 start_early() {
     describe_offer
-    mkdir -p "${CONF%/*}" && cp -r "$RUN/files" "$CONF" && chmod 0755 "$CONF" && mkfifo "$RUN/early-log" "$RUN/early-says" || return 1
+    if ! lay_out_early; then
+        say "slurmd is not up at standby: its files cannot be put in place"
+        return 1
+    fi
     key_of_the_moment
     (watch_early) &
     /usr/sbin/slurmd -D -vv -Z -N "$node_name" --conf "$offer" -f "$CONF/slurm.conf" </dev/null >"$RUN/early-log" 2>&1 &
@@ -119,6 +122,10 @@ start_early() {
         say "slurmd is not up at standby: $(cat "$RUN/early-error" 2>/dev/null)"
         return 1
     fi
+}
+
+lay_out_early() {
+    mkdir -p "${CONF%/*}" && cp -r "$RUN/files" "$CONF" && chmod 0755 "$CONF" && mkfifo "$RUN/early-log" "$RUN/early-says"
 }
 
 key_of_the_moment() {

@@ -83,6 +83,13 @@ def started(guest: Guest) -> list[str]:
     return [line for line in log.read_text().splitlines() if line != "-V"] if log.exists() else []
 
 
+def test_files_that_are_just_being_told_again_are_not_in_the_way_of_slurmds_start(guest: Guest, tmp_path: Path) -> None:
+    guest.send(file("whole"), "file slurm.conf 1 2 " + base64.b64encode(b"half").decode())
+    guest.send("set lrms slurm", "set controller ctl%3A6817", "set cpus 2", "standby")
+    guest.line("standby")
+    assert {each.name: each.read_text() for each in (tmp_path / "slurm" / "conf").iterdir()} == {"slurm.conf": "whole"}
+
+
 def test_a_slurmd_with_files_stands_still_at_standby_and_registers_when_the_guest_goes(guest: Guest) -> None:
     at_standby(guest, "good")
     (start,) = started(guest)
