@@ -124,6 +124,7 @@ def summed_up(results: list[Result], wanted: argparse.Namespace, seconds: float)
         "violations": sum(len(result.breaches) for result in results),
         "jobs_lost": sum(result.jobs_lost for result in results),
         "double_runs": sum(result.double_runs for result in results),
+        "double_runs_beyond_reach": sum(result.beyond_reach for result in results),
         "not_converged": sum(result.not_converged for result in results),
         "checks": sum(result.checks for result in results),
         "starts": sum(result.starts for result in results),

@@ -13,6 +13,9 @@ from tests.simulation.machines import Guest, Starter
 from tests.simulation.net import Net
 from tests.simulation.site import BAIT_CPUS, DOWN_AFTER_S, ENVIRONMENTS, Site
 
+ENDS_S = 15.0
+"""A bait and a host that are well end a run that the controller has forgotten within this: the grace's default."""
+
 
 class Cluster:
     """Everything there is."""
@@ -28,6 +31,7 @@ class Cluster:
         self.lrms.left = self._job_leaves
         self.lrms.unreachable = self._unreachable
         self.lrms.requeued = self._job_requeued
+        judge.out_of_reach = self.out_of_reach
         self.jobs_by_lease: dict[str, str] = {}
         self.run_s: dict[str, float] = {}
         self.started_in: dict[str, list[Guest]] = {}
@@ -143,8 +147,9 @@ class Cluster:
             )
 
     def notice(self, name: str) -> None:
-        """The controller looks whether that node is still there."""
-        if name in self.lrms.all_nodes and self.guest_of(name) is None:
+        """The controller has not heard of that node for a while. The slot's next VM is no answer before it registers."""
+        guest = self.guest_of(name)
+        if name in self.lrms.all_nodes and (guest is None or not guest.registered):
             self.lrms.node_fails(name)
 
     def contact(self, guest: Guest) -> None:
@@ -210,11 +215,21 @@ class Cluster:
             guest.kill(program)
             self.judge.finish(guest, program, "an orphan in the batch system's eyes")
 
+    def out_of_reach(self, guest: Guest) -> bool:
+        """The controller cannot end what runs there, nor could that site's daemons, for want of time without a fault."""
+        if not guest.reachable:
+            return True
+        site = self._by_node[VmName(guest.name)]
+        return guest.name not in self.lrms.all_nodes and self.world.now - site.sound_since < ENDS_S
+
     # --- time ---
 
     def run(self, until: float, stop: Callable[[], bool] = lambda: False) -> None:
         """Let time pass until then, or until `stop` (asked once a second), or until something is wrong."""
         while self.world.now < until and not self.judge.breaches and not stop():
+            for site in self.sites:
+                if not site.is_sound():
+                    site.sound_since = self.world.now
             self.world.run(min(until, self.world.now + 1.0), self.judge.breaches)
 
     # --- convergence ---

@@ -59,6 +59,10 @@ class Judge:
     """The last record that any life of a hostmaster has put on disk, by the VM's key."""
     started: int = 0
     double_runs: int = 0
+    beyond_reach: int = 0
+    """Double runs that nobody could prevent (docs/recovery.md, "Where the promise ends")."""
+    out_of_reach: Callable[[Guest], bool] = lambda guest: not guest.reachable
+    """Neither the controller nor that guest's own bait and host could have ended what runs there by now."""
     checks: int = 0
     _hash: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
@@ -89,7 +93,11 @@ class Judge:
         job = program.job
         self.started += 1
         self.trace(job, f"user code of run {program.restart} starts in {guest.key}")
-        elsewhere = [other for other in elsewhere if other.reachable or not self._start_is_forgotten(job, other)]
+        lost = [other for other in elsewhere if self._start_is_forgotten(job, other) and self.out_of_reach(other)]
+        if lost:
+            self.beyond_reach += 1
+            self.trace(job, f"also runs in {', '.join(g.key for g in lost)}, forgotten and out of reach")
+        elsewhere = [other for other in elsewhere if other not in lost]
         if elsewhere:
             self.double_runs += 1
             self.breach("I2", job, f"runs twice at once: also in {', '.join(g.key for g in elsewhere)}")
@@ -103,8 +111,7 @@ class Judge:
         self.runs.setdefault(job, []).append(Run(program.restart, guest.key, self.now()))
 
     def _start_is_forgotten(self, job: str, guest: Guest) -> bool:
-        """The one double run that nobody could prevent: the controller has forgotten that it started the job there,
-        and that VM is cut off, so that neither can tell the other (docs/recovery.md, "Where the promise ends")."""
+        """True if the controller has forgotten that it started the job there."""
         return any(run.key == guest.key and not run.end and run.start_forgotten for run in self.runs.get(job, []))
 
     def forgets(self, job: str, since: float) -> None:

@@ -44,6 +44,7 @@ class Result:
     history: str = ""
     jobs_lost: int = 0
     double_runs: int = 0
+    beyond_reach: int = 0
     checks: int = 0
     not_converged: bool = False
 
@@ -178,6 +179,7 @@ def _result(cluster: Cluster, faults: Counter[str], jobs: int) -> Result:
         history=judge.history(first) if judge.breaches else "",
         jobs_lost=len(lost),
         double_runs=judge.double_runs,
+        beyond_reach=judge.beyond_reach,
         checks=judge.checks,
         not_converged=any(breach.rule == "I12" for breach in judge.breaches),
     )

@@ -106,6 +106,8 @@ class Site:
         """The controller does not reach this host, nor this host and its VMs the controller."""
         self.off = False
         """The whole machine is off."""
+        self.sound_since = 0.0
+        """Since then no fault has kept this site's daemons from what they do, to the second."""
         self.next_fuse: dict[str, tuple[str, int]] = {}
         self.away_s = 1.0
         self.refused: set[str] = set()
@@ -225,6 +227,15 @@ class Site:
         self.epochs[who] = 0
         self.refused.discard(who)
         self.audit.disk[who] = {}
+
+    def is_sound(self) -> bool:
+        """Both daemons live, hear each other, and are answered by the controller and by libvirt."""
+        now, libvirtd = self.cluster.world.now, self.libvirtd
+        if self.host is None or self.bait is None or self.cut_off or self.trouble.away or libvirtd.away:
+            return False
+        if self.cluster.net.path(self.bait_name, self.host_name).walls:
+            return False
+        return max(libvirtd.hang_until, self.trouble.hang_until, self.trouble.stale_until) <= now
 
     def hooks(self) -> tuple[HookServer, Life] | None:
         """Who answers starters now."""
