@@ -147,7 +147,7 @@ class Cluster:
             )
 
     def notice(self, name: str) -> None:
-        """The controller has not heard of that node for a while. The slot's next VM is no answer before it registers."""
+        """The controller has not heard of that node for long. The slot's next VM is no answer before it registers."""
         guest = self.guest_of(name)
         if name in self.lrms.all_nodes and (guest is None or not guest.registered):
             self.lrms.node_fails(name)
@@ -216,7 +216,7 @@ class Cluster:
             self.judge.finish(guest, program, "an orphan in the batch system's eyes")
 
     def out_of_reach(self, guest: Guest) -> bool:
-        """The controller cannot end what runs there, nor could that site's daemons, for want of time without a fault."""
+        """The controller cannot end what runs there, nor could the site's daemons: they had no time without a fault."""
         if not guest.reachable:
             return True
         site = self._by_node[VmName(guest.name)]
