@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.bench import figures, stopwatch
-from tests.bench.machine import Usage
+from tests.bench.machine import Usage, touch_memory
 from tests.bench.stopwatch import Late
 from tests.bench.ways import Way, no_jobs, until
 
@@ -55,6 +55,7 @@ class Course:
         mine = self.samples.setdefault(way.key, Samples())
         try:
             way.await_fresh()
+            touch_memory()
             stopwatch.wait_for_phase(phase)
             with Usage() as usage:
                 seen = stopwatch.watch_one(way.lab, way.options, f"{way.key}-{number}")

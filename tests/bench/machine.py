@@ -11,6 +11,10 @@ from types import TracebackType
 from typing import Self
 
 LOOK_S = 0.1
+REPORTS = Path("/sys/module/page_reporting")
+"""There where this machine is itself virtual and gives memory that is free for some seconds back to its host."""
+TOUCHED_MIB = 1024
+"""More than one measured VM has."""
 
 
 def describe(accelerator: str, image: str) -> dict[str, str | int | float]:
@@ -26,7 +30,15 @@ def describe(accelerator: str, image: str) -> dict[str, str | int | float]:
         "qemu": _version("qemu-system-x86_64", "--version"),
         "libvirt": _version("libvirtd", "--version"),
         "load_before": round(os.getloadavg()[0], 2),
+        "free_memory_touched_mib": TOUCHED_MIB if REPORTS.exists() else 0,
     }
+
+
+def touch_memory() -> None:
+    """Have free memory as a farm's host has it: where it is given back to a host below, each page that a new VM touches
+    is fetched from there first (a restore that takes 0.35 s took 0.7 s whenever nothing had used memory for 5 s)."""
+    if REPORTS.exists():
+        len(b"\1" * (TOUCHED_MIB << 20))
 
 
 def _first(path: str, name: str) -> str:
