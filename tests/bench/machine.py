@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import subprocess
@@ -15,6 +16,7 @@ REPORTS = Path("/sys/module/page_reporting")
 """There where this machine is itself virtual and gives memory that is free for some seconds back to its host."""
 TOUCHED_MIB = 1024
 """More than one measured VM has."""
+HUGE = 2 << 20
 
 
 def describe(accelerator: str, image: str) -> dict[str, str | int | float]:
@@ -35,10 +37,13 @@ def describe(accelerator: str, image: str) -> dict[str, str | int | float]:
 
 
 def touch_memory() -> None:
-    """Have free memory as a farm's host has it: where it is given back to a host below, each page that a new VM touches
-    is fetched from there first (a restore that takes 0.35 s took 0.7 s whenever nothing had used memory for 5 s)."""
+    """Have free memory as a farm's host has it: where it is given back to a host below, each huge page that a new VM
+    touches is fetched from there first (640 MiB: 1.4 s instead of 0.03 s, whenever it was free for 5 s)."""
     if REPORTS.exists():
-        len(b"\1" * (TOUCHED_MIB << 20))
+        with mmap.mmap(-1, TOUCHED_MIB << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+            memory.madvise(mmap.MADV_HUGEPAGE)  # as QEMU asks for it: small pages would come from elsewhere
+            for page in range(0, len(memory), HUGE):
+                memory[page] = 1
 
 
 def _first(path: str, name: str) -> str:
