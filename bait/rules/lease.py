@@ -139,7 +139,7 @@ class Times:
     retry_s: float = 15.0
     """How long a job stays away after its VM failed; doubles with each failure of the same job."""
     longest_retry_s: float = 600.0
-    restart_grace_s: float = 15.0
+    restart_grace_s: float = 45.0
     """How long the LRMS must have been up before a job is sent that it started so lately (`bait.rules.grace`)."""
     longest_refused_s: float = 10.0
     """The longest pause between two tries of what the LRMS refuses to do for a lease that is over."""

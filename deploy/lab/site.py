@@ -237,7 +237,8 @@ class Site:
             "bait": node.bait,
             "hostmaster": {"name": node.name, "address": f"{node.address}:9610"},
             "tls": _tls("bait"),
-            "lrms": {"cluster": "wnod", "poll_s": 0.5},
+            # This slurmctld has just been started, with no state that it could have forgotten anything of.
+            "lrms": {"cluster": "wnod", "poll_s": 0.5, "restart_grace_s": 5},
             "defaults": [{"environment": "debian12"}],
             "gate": {"hold_s": self.hold_s},
         }

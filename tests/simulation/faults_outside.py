@@ -64,6 +64,8 @@ def _forget(cluster: Cluster, saved: Any, since: float, rng: random.Random) -> N
             cluster.judge.forgets(job.id, since)
     for job_id in before.keys() - cluster.lrms.all_jobs.keys():
         cluster.judge.forgets(job_id, since)
+    for site in cluster.sites:
+        site.sound_since, site.longest_sound_s = cluster.world.now, 0.0
     for node in tuple(cluster.lrms.all_nodes):
         cluster.world.callLater(_registers_after_s(rng), cluster.register_again, node)
 

@@ -106,8 +106,9 @@ class Site:
         """The controller does not reach this host, nor this host and its VMs the controller."""
         self.off = False
         """The whole machine is off."""
-        self.sound_since = 0.0
-        """Since then no fault has kept this site's daemons from what they do, to the second."""
+        self.sound_since = self.longest_sound_s = 0.0
+        """Since when, and for how long at most since the controller's last start, no fault has kept this site's daemons
+        from what they do; to the second."""
         self.next_fuse: dict[str, tuple[str, int]] = {}
         self.away_s = 1.0
         self.refused: set[str] = set()
@@ -228,12 +229,20 @@ class Site:
         self.refused.discard(who)
         self.audit.disk[who] = {}
 
-    def is_sound(self) -> bool:
+    def look_whether_sound(self) -> None:
+        """Call this every second."""
+        now = self.cluster.world.now
+        if not self._is_sound():
+            self.sound_since = now
+        self.longest_sound_s = max(self.longest_sound_s, now - self.sound_since)
+
+    def _is_sound(self) -> bool:
         """Both daemons live, hear each other, and are answered by the controller and by libvirt."""
         now, libvirtd = self.cluster.world.now, self.libvirtd
         if self.host is None or self.bait is None or self.cut_off or self.trouble.away or libvirtd.away:
             return False
-        if self.cluster.net.path(self.bait_name, self.host_name).walls:
+        path = self.cluster.net.path(self.bait_name, self.host_name)
+        if path.walls or any(pipe.lost for pipe in path.pipes):
             return False
         return max(libvirtd.hang_until, self.trouble.hang_until, self.trouble.stale_until) <= now
 

@@ -38,7 +38,9 @@ class TortureSite(Site):
         return {**super()._hostmaster(node), "times": dict(TIMES)}
 
     def _bait(self, node: Node) -> dict[str, Any]:
-        return {**super()._bait(node), "retry": dict(RETRY)}
+        content = super()._bait(node)
+        lrms = {key: value for key, value in content["lrms"].items() if key != "restart_grace_s"}  # here it forgets
+        return {**content, "lrms": lrms, "retry": dict(RETRY)}
 
     def prepare_again(self, host: str) -> None:
         """A host that has rebooted gets its configuration back."""

@@ -30,7 +30,7 @@ class Lrms(ConfigStruct, frozen=True):
     """Directory of the LRMS's commands; None: they are found on the PATH."""
     poll_s: Seconds = 1.0
     timeout_s: Seconds = 10.0
-    restart_grace_s: Annotated[float, Meta(ge=0, le=600, description="seconds")] = 15.0
+    restart_grace_s: Annotated[float, Meta(ge=0, le=600, description="seconds")] = 45.0
     """How long after its start no job is sent to a VM that was caught since. 0: no such pause."""
 
 

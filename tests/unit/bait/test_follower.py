@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from bait.lrms.base import JobState, LrmsRefused, LrmsUnavailable
-from bait.rules.lease import Lease, Phase
+from bait.rules.lease import Lease, Phase, Times
 from protocol.ids import Generation, Run
 from protocol.messages import Code, Denied, HostInventory, Release, RequestVm, VmLost, VmPhase
 from tests.fakes.lrms import HAND_BACK, PARK
@@ -249,7 +249,7 @@ def test_a_node_that_stays_busy_is_not_tried_at_full_speed(case: BaitCase) -> No
 
 
 def test_a_job_is_not_sent_before_the_lrms_has_been_up_for_the_grace(case: BaitCase) -> None:
-    case.lrms.up_since = case.clock.seconds() - 5
+    case.lrms.up_since = case.clock.seconds() - (Times().restart_grace_s - 10)
     job = parked(case)
     case.ready()
     case.run(7)
