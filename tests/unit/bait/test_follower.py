@@ -285,7 +285,7 @@ def test_an_lrms_that_does_not_tell_its_age_is_asked_again_and_nothing_is_sent(c
 
 
 def test_a_daemon_that_died_in_the_grace_asks_again_and_waits_for_the_rest_of_it(case: BaitCase) -> None:
-    case.lrms.up_since = case.clock.seconds() - 1
+    case.lrms.up_since = case.clock.seconds() - (Times().restart_grace_s - 14)
     parked(case)
     case.ready()
     status = a_status(case.lease, phase=VmPhase.BOUND, bound=True)
