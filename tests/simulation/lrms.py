@@ -320,6 +320,8 @@ class Way:
         return await waiter
 
     def _tell(self, answer: Any, question: "_Question") -> None:
+        if self._question is question:  # a clock that jumps ahead is answered at once: who asks now comes too late
+            self._question = None
         if not isinstance(answer, Failure):
             answer = self._trouble.jobs(self._life.world.now, question.ids, answer)
         for waiter in question.waiting:
