@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from wnod.journalfile import (
+    MAX_WORD,
     JournalBroken,
     JournalBusy,
     JournalError,
@@ -27,7 +28,9 @@ from wnod.journalfile import (
     JournalNotOurs,
     JournalOld,
     apply_upgrades,
+    check_words,
     connect,
+    is_word,
     read_meta,
     told,
 )
@@ -105,6 +108,7 @@ class Journal:
         """Bring the file to this schema and make sure that it is this daemon's."""
         with self.transaction():
             begins = apply_upgrades(self._db, self.path)
+            check_words(self._db, self.path)
             meta = read_meta(self._db)
             for name, value in (("role", role), ("owner", owner)):
                 if meta.setdefault(name, value) != value:
@@ -287,8 +291,8 @@ class _Transaction:
 
 def _word(text: str) -> str:
     """Kinds, keys and names are short printable words: anything else is a bug upstream."""
-    if not 0 < len(text) <= 255 or not text.isprintable():
-        raise ValueError(f"not a journal key: {text[:60]!r} (1 to 255 printable characters)")
+    if not is_word(text):
+        raise ValueError(f"not a journal key: {text[:60]!r} (1 to {MAX_WORD} printable characters)")
     return text
 
 

@@ -24,6 +24,17 @@ UPGRADES: tuple[tuple[str, ...], ...] = (
 
 SCHEMA = len(UPGRADES)
 
+MAX_WORD = 255
+"""So many characters has a kind, a key or a name at most."""
+
+_WORDS = (
+    ("a record's kind", "SELECT DISTINCT typeof(kind), CAST(kind AS BLOB) FROM records"),
+    ("a record's key", "SELECT typeof(key), CAST(key AS BLOB) FROM records"),
+    ("a number's name", "SELECT typeof(name), CAST(name AS BLOB) FROM numbers"),
+    ("a fact's name", "SELECT typeof(name), CAST(name AS BLOB) FROM meta"),
+)
+"""What things are found by; as bytes, because Python itself fails at text that is none."""
+
 _LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _REFUSED = (
     "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_NOMEM", "SQLITE_PERM",
@@ -124,7 +135,7 @@ def _check_content(db: sqlite3.Connection, path: str) -> None:
     except UnicodeDecodeError:
         verdict = "its damage cannot even be put into words"  # SQLite's verdict quotes what it found
     if verdict != "ok":
-        raise JournalBroken(f"{path}: damaged: {verdict}. See docs/troubleshoot.md, 'The journal is damaged'")
+        raise _damaged(path, verdict)
 
 
 def _check_kind(db: sqlite3.Connection, path: str) -> None:
@@ -150,6 +161,37 @@ def apply_upgrades(db: sqlite3.Connection, path: str, upgrades: Sequence[Sequenc
     return bool(schema == 0)
 
 
+def is_word(text: str) -> bool:
+    """True if something may be kept under this kind, key or name."""
+    return 0 < len(text) <= MAX_WORD and text.isprintable()
+
+
+def check_words(db: sqlite3.Connection, path: str) -> None:
+    """Raise JournalBroken if something is kept where nobody finds it: under a garbled word, or out of its order.
+
+    `quick_check` sees no damage in either. A record's daemon would go on without it, and without a word.
+    """
+    for what, statement in _WORDS:
+        for type_, word in db.execute(statement):
+            if type_ != "text" or not _reads(word):
+                raise _damaged(path, f"{what} is {word[:20]!r}")
+    for table in ("records", "numbers", "meta"):  # not the history, which is long and decides nothing
+        verdict = db.execute(f"PRAGMA integrity_check({table})").fetchone()[0]
+        if verdict != "ok":
+            raise _damaged(path, verdict)
+
+
+def _damaged(path: str, what: str) -> JournalBroken:
+    return JournalBroken(f"{path}: damaged: {what}. See docs/troubleshoot.md, 'The journal is damaged'")
+
+
+def _reads(word: bytes) -> bool:
+    try:
+        return is_word(word.decode("utf-8"))
+    except UnicodeDecodeError:
+        return False
+
+
 def read_meta(db: sqlite3.Connection) -> dict[str, str]:
     """The file's own facts by name."""
     return dict(db.execute("SELECT name, value FROM meta").fetchall())
@@ -166,11 +208,12 @@ def look(path: str) -> Look:
     try:
         _check_content(db, path)
         _check_kind(db, path)
+        check_words(db, path)
         ((schema,),) = db.execute("PRAGMA user_version").fetchall()
         meta = read_meta(db)
         epoch = db.execute("SELECT value FROM numbers WHERE name = 'epoch'").fetchone()
         records = dict(db.execute("SELECT kind, count(*) FROM records GROUP BY kind").fetchall())
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise JournalBroken(f"{path}: {error}. See docs/troubleshoot.md, 'The journal is damaged'") from error
     finally:
         db.close()

@@ -519,14 +519,50 @@ def test_a_damaged_page_is_found_at_opening(path: str) -> None:
         Journal(path, "bait", "b1")
 
 
-def test_a_key_that_cannot_be_read_is_damage_and_no_full_disk(path: str, journal: Journal) -> None:
-    """A daemon that took it for a full disk would wait for ever."""
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE records SET key = CAST(x'76ff49' AS TEXT)",
+        "UPDATE records SET key = CAST(key AS BLOB)",
+        "UPDATE records SET kind = CAST(x'6c656173edd9' AS TEXT)",
+        "UPDATE records SET kind = 'leas' || char(7)",
+        "UPDATE records SET kind = CAST(kind AS BLOB)",
+        "UPDATE numbers SET name = CAST(x'ff' AS TEXT) WHERE name = 'generation'",
+        "UPDATE meta SET name = 'i' || char(7) WHERE name = 'id'",
+    ],
+)
+def test_a_record_under_a_garbled_word_stops_the_daemon_which_would_go_on_without_it(
+    path: str, journal: Journal, harm: str
+) -> None:
+    """SQLite's own check sees nothing wrong with it, and it would be missing from all that is loaded."""
     journal.put("lease", "a", Thing(1, "x"))
+    journal.next_number("generation")
     journal.close()
     with contextlib.closing(sqlite3.connect(path)) as db, db:
-        db.execute("UPDATE records SET key = CAST(x'76ff49' AS TEXT)")
-    with contextlib.closing(Journal(path, "bait", "b1")) as again, pytest.raises(JournalBroken, match="damaged"):
-        again.load("lease", Thing)
+        db.execute(harm)
+        assert db.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+    with pytest.raises(JournalBroken, match="The journal is damaged"):
+        Journal(path, "bait", "b1")
+    with pytest.raises(JournalBroken, match="The journal is damaged"):
+        journalfile.look(path)
+
+
+def test_a_record_out_of_its_order_stops_the_daemon_which_would_not_find_its_neighbours(
+    path: str, journal: Journal
+) -> None:
+    for key in ("a", "b", "c"):
+        journal.put("lease", key, Thing(1, "x"))
+    journal.close()
+    content = Path(path).read_bytes()
+    assert content.count(b"leaseb") == 1
+    Path(path).write_bytes(content.replace(b"leaseb", b"zeaseb"))
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+        assert len(db.execute("SELECT key FROM records WHERE kind = 'lease'").fetchall()) < 2, "c is found: no harm"
+    with pytest.raises(JournalBroken, match="The journal is damaged"):
+        Journal(path, "bait", "b1")
+    with pytest.raises(JournalBroken, match="The journal is damaged"):
+        journalfile.look(path)
 
 
 @pytest.mark.parametrize("harm", ["PRAGMA user_version = 0", "DROP TABLE numbers", "ALTER TABLE meta RENAME TO x"])
