@@ -19,6 +19,7 @@ from hostmaster.quarantine import Quarantine, put_away
 from hostmaster.rules import lifecycle, reconcile, story, yielding
 from hostmaster.rules.lifecycle import Deed, Facts, Times, Vm, Way
 from hostmaster.rules.spare import Spare
+from hostmaster.rules.unheard import Unheard
 from hostmaster.waking import Waking
 from hostmaster.world import (
     Domain,
@@ -110,6 +111,8 @@ class Keeper:
     """What each domain was when last looked at; for people."""
     away: bool = True
     """True while the hypervisor does not answer."""
+    unheard: Unheard = field(default_factory=Unheard)
+    """VMs and spares that may come yet, though they are absent."""
     _late: set[Generation] = field(default_factory=set)
     """VMs that stood still, and whose guests have not yet been told the time."""
     _renewed: dict[LeaseId, float] = field(default_factory=dict)
@@ -131,6 +134,8 @@ class Keeper:
             self._renewed[vm.lease] = now
             if vm.phase is not VmPhase.GONE:
                 self.guests.open(vm.key)
+            if vm.phase is VmPhase.CREATING and vm.tries:
+                self.unheard.asked(vm.generation)  # by a life that may have died before the answer
         if self.beside is not None:
             self.beside.load()
         self.hypervisor.watch(self._hint)
@@ -254,8 +259,10 @@ class Keeper:
             domains = await self.hypervisor.domains()
         except HypervisorUnavailable:
             self.away = True
+            self.unheard.silent()
             raise
         self.away = False
+        self.unheard.answered(self.clock.seconds())
         return {domain.uuid: domain for domain in domains}
 
     async def _step(self, key: str) -> Next:
@@ -311,6 +318,7 @@ class Keeper:
             word=word,
             way_free=self._way_is_free(generation),
             labelled=labelled,
+            may_come=self.unheard.may_come(generation),
         )
 
     def _way_is_free(self, generation: Generation) -> bool:
@@ -346,6 +354,8 @@ class Keeper:
                     self.guests.close(vm.key)
                     await self.images.remove_overlay(vm.key)
         except HypervisorUnavailable as error:
+            if deed is Deed.CREATE:
+                self.unheard.asked(vm.generation)
             self.log.warn("{vm}: {deed}: no answer, will look again: {error}", vm=vm.key, deed=deed.value, error=error)
             return self.times.retry_s
         return Now.AGAIN

@@ -58,6 +58,8 @@ class Stock:
         for record in self.keeper.journal.load(SPARES, Spare).values():
             self.spares[record.generation] = record
             self.keeper.guests.open(record.key)
+            if record.phase is SparePhase.CREATING and record.tries:
+                self.keeper.unheard.asked(record.generation)  # by a life that may have died before the answer
         self.goldens = self.keeper.journal.load(GOLDENS, Golden)
 
     async def recover(self, domains: Iterable[Domain]) -> None:
@@ -209,6 +211,7 @@ class Stock:
             standby=self.standby.get(generation),
             failed=self.keeper.failed.get(generation, ""),
             refused=self._refused.get(generation, ""),
+            may_come=self.keeper.unheard.may_come(generation),
         )
 
     async def _half_saved(self, record: Spare) -> bool:
@@ -232,6 +235,8 @@ class Stock:
                 case Deed.CLEAN:
                     await self._clean(record)
         except HypervisorUnavailable as error:
+            if deed is Deed.CREATE:
+                keeper.unheard.asked(record.generation)
             self.log.warn("{spare}: {deed}: no answer: {error}", spare=record.key, deed=deed.value, error=error)
             return keeper.times.retry_s
         except (DomainRefused, ImageRefused, OSError) as error:

@@ -9,8 +9,8 @@ over the same journal and world goes on where it stopped (reliability.md R1, R2)
 * A generation is made once. Its domain has one UUID for ever, so a create whose answer was lost is found
   again by looking (crash point 6), and a destroy can only hit the generation that it names (R5).
 * Only capacity that is *seen* to be free is free: a VM is gone when its domain and its overlay are both absent
-  (R10, R14). Its slot's name is free only when the bait has said Release too, because until then the LRMS may
-  still have a node of that name.
+  and no create of it is in doubt (R10, R14). Its slot's name is free only when the bait has said Release too,
+  because until then the LRMS may still have a node of that name.
 
 A VM gets ready in one of three ways (docs/decisions/0010): it is a spare that was taken over, it is restored
 from its slot's golden state, or it boots. The first two are shortcuts into the same phases.
@@ -57,6 +57,8 @@ class Facts:
     """False: a spare that gives way to this VM still has its slot, or its memory."""
     labelled: bool = True
     """The domain's metadata name this VM's lease."""
+    may_come: bool = False
+    """A create whose answer nobody has heard may be carried out yet (unheard.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,7 @@ def _destroying(vm: Vm, facts: Facts, times: Times) -> Step:
     if facts.domain is not DomainState.ABSENT:
         # One that has stopped has no memory left to be kept.
         return Step(vm, Deed.DESTROY if vm.keep is None or facts.domain is DomainState.STOPPED else Deed.KEEP)
-    if facts.overlay is None:
+    if facts.overlay is None or facts.may_come:
         return Step(vm, wake_at=facts.now + times.retry_s)
     if facts.overlay:
         return Step(vm, Deed.CLEAN if vm.keep is None else Deed.KEEP)

@@ -88,6 +88,8 @@ class Facts:
     """What the guest said of a boot stage that failed."""
     refused: str = ""
     """Why the last deed was refused."""
+    may_come: bool = False
+    """A create whose answer nobody has heard may be carried out yet (unheard.py)."""
 
 
 class Deed(enum.Enum):
@@ -168,7 +170,7 @@ def _saving(spare: Spare, facts: Facts, times: Times) -> Step:
 def _destroying(spare: Spare, facts: Facts, times: Times) -> Step:
     if facts.domain is not DomainState.ABSENT:
         return Step(spare, Deed.DESTROY)
-    if facts.remains is None:
+    if facts.remains is None or facts.may_come:
         return Step(spare, wake_at=facts.now + times.retry_s)
     return Step(spare, Deed.CLEAN) if facts.remains else Step(None)
 

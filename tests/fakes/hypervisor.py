@@ -22,6 +22,8 @@ from hostmaster.world import (
     Ours,
 )
 
+TOO_LATE_S = 60.0
+
 
 @dataclass
 class Kept:
@@ -55,9 +57,12 @@ class FakeHypervisor:
     """Path to what was saved there. Give the same to FakeImages, which removes what it removes."""
     lose_answers: int = 0
     """So many of the next calls are carried out, but their answer is lost."""
+    put_off: bool = False
+    """Creates are not answered in time, and are carried out only by `catch_up`."""
     hang: bool = False
     """Calls stay unanswered and undone until `release`."""
     drop_hints: bool = False
+    _to_come: dict[str, DomainSpec] = field(default_factory=dict)
     _hung: list["Deferred[None]"] = field(default_factory=list)
     _hints: list[Callable[[str], None]] = field(default_factory=list)
 
@@ -65,6 +70,12 @@ class FakeHypervisor:
 
     async def create(self, spec: DomainSpec) -> None:
         await self._begin(f"create {spec.uuid}")
+        if self.put_off:
+            self._to_come[spec.uuid] = spec
+            too_late: Deferred[None] = Deferred()
+            self.clock.callLater(TOO_LATE_S, too_late.callback, None)
+            await too_late
+            raise HypervisorUnavailable("no answer in time")
         if spec.uuid not in self.kept:
             if self.refuse:
                 raise DomainRefused(self.refuse)
@@ -162,6 +173,14 @@ class FakeHypervisor:
         hung, self._hung = self._hung, []
         for deferred in hung:
             deferred.callback(None)
+
+    def catch_up(self) -> None:
+        """Carry out the creates that were put off."""
+        self.put_off = False
+        to_come, self._to_come = self._to_come, {}
+        for uuid, spec in to_come.items():
+            self.kept[uuid] = Kept(domain_xml(spec), spec=spec)
+            self._hint(uuid)
 
     def come_back(self) -> None:
         """libvirt answers again, and says that all may have changed."""

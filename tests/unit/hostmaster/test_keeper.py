@@ -8,9 +8,11 @@ from twisted.internet.defer import Deferred
 
 from hostmaster.rules import lifecycle
 from hostmaster.rules.lifecycle import Times
+from hostmaster.rules.unheard import SETTLED_S
 from hostmaster.world import HypervisorUnavailable
 from protocol.ids import BootId, Generation
 from protocol.messages import Code, VmPhase
+from tests.fakes.hypervisor import TOO_LATE_S
 from tests.unit.hostmaster.host_case import HostCase, again, host_case
 from tests.unit.hostmaster.records import BOOT, RUN, a_vm
 
@@ -94,6 +96,24 @@ def test_a_daemon_that_dies_while_a_vm_is_made_makes_it_once(case: HostCase, los
     assert after.vm.phase is VmPhase.BOOTING
     assert len(after.hypervisor.kept) == 1
     assert after.guests.channels == {"vm1-g1": False}
+    after.journal.close()
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_vm_whose_create_nobody_heard_of_keeps_its_room_until_it_can_come_no_more(case: HostCase, dies: bool) -> None:
+    case.hypervisor.put_off = True
+    make(case)
+    assert (case.vm.phase, case.hypervisor.kept) == (VmPhase.CREATING, {})
+    after = again(case) if dies else case
+    after.keeper.put(lifecycle.release(after.vm, 110.0))
+    after.run(3.0 if dies else TOO_LATE_S + 3.0)
+    assert after.vm.phase is VmPhase.DESTROYING
+    after.hypervisor.catch_up()
+    assert len(after.hypervisor.kept) == 1
+    after.run(2)
+    assert (after.vm.phase, after.hypervisor.kept) == (VmPhase.DESTROYING, {})
+    after.run(SETTLED_S)
+    assert (after.keeper.vms, after.hypervisor.kept, after.images.made) == ({}, {}, {})
     after.journal.close()
 
 

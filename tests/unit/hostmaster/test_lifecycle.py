@@ -62,6 +62,15 @@ def test_a_vm_whose_making_is_in_doubt_waits_for_libvirt() -> None:
     assert (step.vm.phase, step.deed, step.wake_at) == (VmPhase.CREATING, None, 101.0)
 
 
+def test_an_absent_vm_whose_create_may_yet_be_carried_out_is_neither_gone_nor_cleaned() -> None:
+    for overlay in (True, False):
+        step = after(VmPhase.DESTROYING, facts(DomainState.ABSENT, overlay=overlay, may_come=True), tries=1)
+        assert (step.vm.phase, step.deed, step.wake_at) == (VmPhase.DESTROYING, None, 101.0)
+    came = after(VmPhase.DESTROYING, facts(DomainState.RUNNING, may_come=True), tries=1)
+    assert came.deed is Deed.DESTROY
+    assert after(VmPhase.DESTROYING, facts(DomainState.ABSENT, overlay=False), tries=1).vm.phase is VmPhase.GONE
+
+
 def test_a_vm_that_cannot_be_made_goes_and_says_why() -> None:
     step = after(VmPhase.CREATING, facts(DomainState.ABSENT, refused="no such bridge"), tries=TIMES.creates)
     assert (step.vm.phase, step.vm.code, step.vm.text) == (VmPhase.DESTROYING, Code.BOOT_FAILED, "no such bridge")

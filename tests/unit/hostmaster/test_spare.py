@@ -51,6 +51,14 @@ def test_one_that_dies_goes(phase: SparePhase, domain: DomainState) -> None:
     assert after(a_spare(phase=phase), facts(domain)) == (P.DESTROYING, None)
 
 
+def test_an_absent_one_whose_create_may_yet_be_carried_out_keeps_its_room() -> None:
+    going = a_spare(phase=P.DESTROYING, tries=1)
+    for remains in (True, False):
+        assert after(going, facts(D.ABSENT, remains=remains, may_come=True)) == (P.DESTROYING, None)
+    assert after(going, facts(D.RUNNING, may_come=True)) == (P.DESTROYING, Deed.DESTROY)
+    assert after(going, facts(D.ABSENT, remains=False)) == (None, None)
+
+
 def test_one_that_is_late_or_refused_or_fails_goes() -> None:
     assert after(a_spare(phase=P.BOOTING, since=0.0), facts(now=181.0)) == (P.DESTROYING, None)
     assert after(a_spare(phase=P.BOOTING, since=0.0, way=Way.RESTORE), facts(now=61.0)) == (P.DESTROYING, None)
