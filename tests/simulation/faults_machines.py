@@ -68,6 +68,7 @@ def reboot(nemesis: Nemesis, site: Site) -> str:
     for uuid in [uuid for uuid in site.libvirtd.kept if uuid not in site.strangers]:
         site.killed.add(uuid)
         site.libvirtd.vanish(uuid)
+    site.libvirtd.starts += 1
     for _, starter in site.starters.values():
         starter.kill()
     site.starters.clear()

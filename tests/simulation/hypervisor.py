@@ -29,6 +29,8 @@ class Libvirtd(FakeHypervisor):
         self.rng = rng
         self.trace = trace
         self.hang_until = 0.0
+        self.starts = 0
+        """How often the machine has gone down: what libvirt was asked before is lost with it."""
         self.changed: Callable[[str], None] = lambda uuid: None
         """Called at once when a domain has come, gone or changed its state."""
         self._known: dict[str, Domain] = {}
@@ -80,7 +82,7 @@ class Connection:
         answer: Deferred[Any] = Deferred(lambda d: None)
         wait = max(0.0, daemon.hang_until - life.world.now) + took_s * (0.5 + daemon.rng.random())
         # Carried out by libvirtd, whether or not the one who asked still waits or lives.
-        daemon.world.callLater(wait, self._carry_out, call, answer)
+        daemon.world.callLater(wait, self._carry_out, call, answer, daemon.starts)
         limit = life.callLater(LIMITS_S[verb], self._too_late, verb, answer)
         try:
             result = await answer
@@ -92,7 +94,9 @@ class Connection:
             life.point("after-libvirt")
         return result
 
-    def _carry_out(self, call: Callable[[], Any], answer: "Deferred[Any]") -> None:
+    def _carry_out(self, call: Callable[[], Any], answer: "Deferred[Any]", starts: int) -> None:
+        if starts != self._daemon.starts:
+            return
         try:
             result = at_once(call())
         except Exception as error:
