@@ -13,11 +13,12 @@ from hostmaster.background import FIRST_REST_S
 from hostmaster.edges.domain import domain_xml
 from hostmaster.rules.lifecycle import Way
 from hostmaster.rules.spare import SparePhase
+from hostmaster.rules.unheard import SETTLED_S
 from hostmaster.stock import Stock
 from hostmaster.world import DomainState
 from protocol.ids import Room
 from tests.crash.ready_days import GOLDEN, LINE, PAUSED, over, waits
-from tests.fakes.hypervisor import Kept
+from tests.fakes.hypervisor import TOO_LATE_S, Kept
 from tests.fakes.living import living
 from tests.fakes.site import Site
 from wnod.config.ready import Ready
@@ -104,6 +105,25 @@ def test_nothing_is_made_in_advance_unless_it_was_asked_for(tmp_path: Path) -> N
         site.run(60.0)
         assert (stock(site).spares, stock(site).goldens, site.images.golden) == ({}, {}, {})
         assert {vm.way for vm in site.records.values()} == {Way.BOOT}
+
+
+def test_a_spare_whose_create_nobody_heard_of_keeps_its_room_until_it_can_come_no_more(tmp_path: Path) -> None:
+    site = Site(tmp_path, ready=BOOTED)
+    site.hypervisor.put_off = True
+    with living(site):
+        site.until(lambda: any(call.startswith("create") for call in site.hypervisor.calls), 60.0)
+        (spare,) = stock(site).spares.values()
+        stock(site).evict(spare.generation, "gives way")
+        site.until(lambda: stock(site).keeper.unheard.may_come(spare.generation), TOO_LATE_S)
+        site.run(3.0)
+        assert stock(site).spares[spare.generation].phase is SparePhase.DESTROYING
+        site.hypervisor.catch_up()
+        assert spare.uuid in site.hypervisor.kept
+        site.run(2.0)
+        assert spare.uuid not in site.hypervisor.kept
+        assert spare.generation in stock(site).spares
+        site.run(SETTLED_S)
+        assert spare.generation not in stock(site).spares
 
 
 def test_a_job_takes_the_paused_spare_with_its_generation_and_another_is_made(paused: Site) -> None:
