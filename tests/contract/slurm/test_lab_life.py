@@ -91,7 +91,7 @@ def test_an_interrupted_up_leaves_nothing(lab: Lab, number: int) -> None:
         "WNOD_LAB_HOSTS": "1",
     }
     argv = [sys.executable, "-m", "deploy.lab", "up", "--bare"]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts with & ignore it, and heirs too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a script starts with & ignores it, and so its heirs
     with subprocess.Popen(argv, cwd=PROJECT, env=environment, stderr=subprocess.DEVNULL) as up:
         wait_for(LAYOUT.control("head").exists, 20, "the lab did not begin")
         up.send_signal(number)
