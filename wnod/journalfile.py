@@ -174,7 +174,7 @@ def check_words(db: sqlite3.Connection, path: str) -> None:
     for what, statement in _WORDS:
         for type_, word in db.execute(statement):
             if type_ != "text" or not _reads(word):
-                raise _damaged(path, f"{what} is {word[:20]!r}")
+                raise _damaged(path, f"{what} is {(word or b'')[:20]!r}")  # a garbled row may lack it
     for table in ("records", "numbers", "meta"):  # not the history, which is long and decides nothing
         verdict = db.execute(f"PRAGMA integrity_check({table})").fetchone()[0]
         if verdict != "ok":

@@ -547,6 +547,15 @@ def test_a_record_under_a_garbled_word_stops_the_daemon_which_would_go_on_withou
         journalfile.look(path)
 
 
+def test_a_row_that_has_lost_its_word_is_damage_too() -> None:
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        for table, names in (("records", "kind, key, body"), ("numbers", "name, value"), ("meta", "name, value")):
+            db.execute(f"CREATE TABLE {table} ({names})")
+        db.execute("INSERT INTO records VALUES ('lease', NULL, '{}')")
+        with pytest.raises(JournalBroken, match="a record's key is b''"):
+            journalfile.check_words(db, "a journal")
+
+
 def test_a_record_out_of_its_order_stops_the_daemon_which_would_not_find_its_neighbours(
     path: str, journal: Journal
 ) -> None:
