@@ -282,7 +282,8 @@ class Cluster:
 
     def dispose(self) -> None:
         """End all daemons, so that nothing of this cluster outlives it."""
-        self.judge.now, self.judge.out_of_reach = (lambda: 0.0), (lambda guest: False)  # or it would be kept by its judge
+        # Or it would be kept by its judge.
+        self.judge.now, self.judge.out_of_reach = (lambda: 0.0), (lambda guest: False)
         self.net.end()
         self.world.end()
         for site in self.sites:

@@ -193,7 +193,9 @@ class Controller(FakeLrms):
             self._leave(job, lambda gone: self._requeue(gone, ""))
 
     async def waiting(self) -> Mapping[str, JobView]:
-        return {job.id: job.view() for job in self._queue.values() if self._may_be_ours(job)}
+        vm = self.vm_partition  # in line, what most jobs are not: every bait asks, and each time of the whole queue
+        near = (job for job in self._queue.values() if job.required_nodes or job.word != "PENDING" or job.partition == vm)
+        return {job.id: job.view() for job in near if self._may_be_ours(job)}
 
     async def dead_nodes(self) -> tuple[str, ...]:
         down = (self.all_nodes[name] for name in self._registered if name in self.all_nodes)
