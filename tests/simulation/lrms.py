@@ -193,8 +193,9 @@ class Controller(FakeLrms):
             self._leave(job, lambda gone: self._requeue(gone, ""))
 
     async def waiting(self) -> Mapping[str, JobView]:
-        vm = self.vm_partition  # in line, what most jobs are not: every bait asks, and each time of the whole queue
-        near = (job for job in self._queue.values() if job.required_nodes or job.word != "PENDING" or job.partition == vm)
+        # What most jobs are not is asked in line: every bait asks, and each time of the whole queue.
+        vm, queue = self.vm_partition, self._queue.values()
+        near = (job for job in queue if job.required_nodes or job.word != "PENDING" or job.partition == vm)
         return {job.id: job.view() for job in near if self._may_be_ours(job)}
 
     async def dead_nodes(self) -> tuple[str, ...]:
