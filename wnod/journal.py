@@ -30,6 +30,7 @@ from wnod.journalfile import (
     apply_upgrades,
     check_words,
     connect,
+    damaged,
     is_word,
     read_meta,
     told,
@@ -138,9 +139,7 @@ class Journal:
             )
 
     def _damaged(self, what: str, is_now: object) -> JournalBroken:
-        return JournalBroken(
-            f"{self.path}: damaged: {what} is {is_now!r:.60}. See docs/troubleshoot.md, 'The journal is damaged'"
-        )
+        return damaged(self.path, f"{what} is {is_now!r:.60}")
 
     def transaction(self) -> "_Transaction":
         """Make everything inside one commit. Nested ones join the outermost.

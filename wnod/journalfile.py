@@ -117,16 +117,19 @@ def told(path: str, error: Exception) -> JournalError:
         return JournalBusy(f"{path}: another program holds a lock on it: {error}")
     if name.startswith(_REFUSED):
         return JournalFull(f"{path}: cannot be written: {error}. Free disk space, or look at the disk's health")
-    return JournalBroken(f"{path}: damaged: {error}. See docs/troubleshoot.md, 'The journal is damaged'")
+    return damaged(path, str(error))
+
+
+def damaged(path: str, what: str) -> JournalBroken:
+    """The error that names the damage, and where an administrator reads on."""
+    return JournalBroken(f"{path}: damaged: {what}. See docs/troubleshoot.md, 'The journal is damaged'")
 
 
 def _check_writable(header: bytes, path: str) -> None:
     """SQLite opens a file of a write version it does not know read-only, which would sound like the disk's doing."""
     if header.startswith(b"SQLite format 3\0") and header[18:19] not in (b"\0", b"\1", b"\2"):
-        raise JournalBroken(
-            f"{path}: damaged: byte 18 of its header is {header[18:19].hex() or 'missing'}, SQLite writes 01 or 02. "
-            "See docs/troubleshoot.md, 'The journal is damaged'"
-        )
+        is_now = header[18:19].hex() or "missing"
+        raise damaged(path, f"byte 18 of its header is {is_now}, SQLite writes 01 or 02")
 
 
 def _check_content(db: sqlite3.Connection, path: str) -> None:
@@ -135,7 +138,7 @@ def _check_content(db: sqlite3.Connection, path: str) -> None:
     except UnicodeDecodeError:
         verdict = "its damage cannot even be put into words"  # SQLite's verdict quotes what it found
     if verdict != "ok":
-        raise _damaged(path, verdict)
+        raise damaged(path, verdict)
 
 
 def _check_kind(db: sqlite3.Connection, path: str) -> None:
@@ -174,15 +177,11 @@ def check_words(db: sqlite3.Connection, path: str) -> None:
     for what, statement in _WORDS:
         for type_, word in db.execute(statement):
             if type_ != "text" or not _reads(word):
-                raise _damaged(path, f"{what} is {(word or b'')[:20]!r}")  # a garbled row may lack it
+                raise damaged(path, f"{what} is {(word or b'')[:20]!r}")  # a garbled row may lack it
     for table in ("records", "numbers", "meta"):  # not the history, which is long and decides nothing
         verdict = db.execute(f"PRAGMA integrity_check({table})").fetchone()[0]
         if verdict != "ok":
-            raise _damaged(path, verdict)
-
-
-def _damaged(path: str, what: str) -> JournalBroken:
-    return JournalBroken(f"{path}: damaged: {what}. See docs/troubleshoot.md, 'The journal is damaged'")
+            raise damaged(path, verdict)
 
 
 def _reads(word: bytes) -> bool:
