@@ -65,6 +65,9 @@ INPUTS ?= 100000
 fuzz: $(STAMP) ## what strangers may send: frames, sessions, guest lines, journals: INPUTS=n
 	$(PYTHON) -m tests.fuzz --inputs $(INPUTS)
 
+properties: $(STAMP) ## every property with 2 000 drawn examples; the gate draws fewer, and the same ones on each run
+	$(PYTHON) -m pytest -m hypothesis --hypothesis-profile=wide tests/unit
+
 mutants: $(STAMP) ## every rule R1 to R15 taken out, and who notices: the model or the simulator
 	$(PYTHON) -m tests.simulation.table
 

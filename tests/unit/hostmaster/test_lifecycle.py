@@ -14,6 +14,7 @@ from hostmaster.rules.lifecycle import (
     Step,
     Times,
     Vm,
+    Way,
     bind,
     decide,
     ending,
@@ -243,6 +244,9 @@ SOME_FACTS = st.builds(
     failed=st.sampled_from(["", "failed"]),
     refused=st.sampled_from(["", "refused"]),
     expires_at=st.floats(100, 400),
+    way_free=st.booleans(),
+    labelled=st.booleans(),
+    may_come=st.booleans(),
 )
 SOME_VMS = st.builds(
     a_vm,
@@ -253,9 +257,11 @@ SOME_VMS = st.builds(
     since=st.floats(100, 300),
     released=st.booleans(),
     code=st.sampled_from([None, Code.VM_DIED]),
+    way=st.sampled_from(Way),
+    labelled=st.booleans(),
 )
 EDGES = {
-    VmPhase.RESERVED: {VmPhase.CREATING},
+    VmPhase.RESERVED: {VmPhase.CREATING, VmPhase.DESTROYING},
     VmPhase.CREATING: {VmPhase.BOOTING, VmPhase.DESTROYING},
     VmPhase.BOOTING: {VmPhase.READY, VmPhase.BOUND, VmPhase.DESTROYING},
     VmPhase.READY: {VmPhase.DESTROYING},
@@ -290,7 +296,9 @@ def test_nothing_is_done_while_nothing_is_known(some: Vm, seen: Facts) -> None:
 def test_each_deed_rests_on_a_fact_that_was_seen(vm: Vm, seen: Facts) -> None:
     step = decide(vm, seen, TIMES)
     if step.deed is Deed.CREATE:
-        assert (vm.phase, seen.domain) == (VmPhase.CREATING, DomainState.ABSENT)
+        # A VM whose way is free is created in the same look: one journal round less before its job runs.
+        assert vm.phase in (VmPhase.RESERVED, VmPhase.CREATING)
+        assert (step.vm.phase, seen.domain) == (VmPhase.CREATING, DomainState.ABSENT)
         assert vm.tries < step.vm.tries <= TIMES.creates
     if step.deed is Deed.DESTROY:
         assert vm.phase is VmPhase.DESTROYING
@@ -317,13 +325,15 @@ class World:
     deaf: int = 0
     lost: bool = False
     creates: int = 0
+    labelled: bool = True
 
     def facts(self, now: float, ready: bool) -> Facts:
         if self.deaf > 0:
             self.deaf -= 1
             return facts(None, now=now)
-        booted = ready and self.domain is DomainState.RUNNING
-        return facts(self.domain, now=now, overlay=self.overlay, ready=BOOT if booted else None, expires_at=1e6)
+        booted = BOOT if ready and self.domain is DomainState.RUNNING else None
+        seen = facts(self.domain, now=now, overlay=self.overlay, ready=booted, expires_at=1e6)
+        return replace(seen, labelled=self.labelled)
 
     def do(self, deed: Deed | None) -> None:
         if deed is Deed.CREATE:
@@ -333,6 +343,10 @@ class World:
             self.domain = DomainState.ABSENT
         elif deed is Deed.CLEAN:
             self.overlay = False
+        elif deed is Deed.LABEL:
+            self.labelled = True
+        elif deed is Deed.UNPAUSE and self.domain is DomainState.PAUSED:
+            self.domain = DomainState.RUNNING
 
 
 def settle(vm: Vm, world: World, ready: bool, now: float = 100.0) -> Vm:
@@ -347,14 +361,22 @@ def settle(vm: Vm, world: World, ready: bool, now: float = 100.0) -> Vm:
     raise AssertionError(f"never rests: {vm}")
 
 
-@given(SOME_VMS, st.sampled_from(list(DomainState)), st.booleans(), st.integers(0, 3), st.booleans(), st.booleans())
-def test_deciding_and_doing_comes_to_rest_and_stays_there(
-    vm: Vm, domain: DomainState, overlay: bool, deaf: int, lost: bool, ready: bool
-) -> None:
-    world = World(domain, overlay, deaf, lost)
+SOME_WORLDS = st.builds(
+    World,
+    domain=st.sampled_from(DomainState),
+    overlay=st.booleans(),
+    deaf=st.integers(0, 3),
+    lost=st.booleans(),
+    labelled=st.booleans(),
+)
+
+
+@given(SOME_VMS, SOME_WORLDS, st.booleans())
+def test_deciding_and_doing_comes_to_rest_and_stays_there(vm: Vm, world: World, ready: bool) -> None:
     rested = settle(vm, world, ready)
     assert settle(rested, world, ready) == rested
-    assert world.creates <= TIMES.creates
+    # A golden state that is of no use is tried as often as a boot, and the boot comes after it.
+    assert world.creates <= TIMES.creates * (1 if vm.way is Way.BOOT else 2)
     if rested.phase is VmPhase.GONE and vm.phase is not VmPhase.GONE:
         assert (world.domain, world.overlay) == (DomainState.ABSENT, False)
 
