@@ -157,8 +157,9 @@ class Slurm:
             await self._act(commands.drain(node, reason))
 
     async def open_node(self, node: str) -> None:
-        if (await self._node(node)).state is NodeState.CLOSED_BY_US:
-            await self._act(commands.undrain(node))
+        view = await self._node(node)
+        if view.state is NodeState.CLOSED_BY_US:
+            await self._act(commands.undrain(node, parse.is_idle(view)))
 
     async def fail_node(self, node: str, reason: str) -> None:
         """State=DOWN; LrmsRefused for a node that the site configured."""

@@ -100,9 +100,13 @@ def down(node: str, reason: str) -> Argv:
     return ("scontrol", "update", f"NodeName={checked_node(node)}", "State=DOWN", f"Reason={our_reason(reason)}")
 
 
-def undrain(node: str) -> Argv:
-    """Jobs again; unlike RESUME it leaves a node that is down as it is."""
-    return ("scontrol", "update", f"NodeName={checked_node(node)}", "State=UNDRAIN")
+def undrain(node: str, is_idle: bool) -> Argv:
+    """Jobs again; unlike RESUME it leaves a node that is down as it is.
+
+    After UNDRAIN slurmctld asks the node before it uses it, for 0.7 s to 7 s. After IDLE it does not, but takes the
+    word for true: so only for a node that has no job and answers. Drained as it is, it gets no job meanwhile.
+    """
+    return ("scontrol", "update", f"NodeName={checked_node(node)}", f"State={'IDLE' if is_idle else 'UNDRAIN'}")
 
 
 def delete_node(node: str) -> Argv:

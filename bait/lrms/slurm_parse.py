@@ -230,6 +230,11 @@ def _node(record: dict[str, str]) -> NodeView:
     return NodeView(record["NodeList"], _node_state(words, reason), record["StateComplete"].lower(), reason)
 
 
+def is_idle(view: NodeView) -> bool:
+    """True for a node that has no job on it, also none that is being cleaned up, and that answers slurmctld."""
+    return frozenset(view.word.split("+")) <= {"idle", *_DRAIN}
+
+
 def _node_state(words: frozenset[str], reason: str) -> NodeState:
     drained, ours = bool(words & _DRAIN), reason.startswith(OUR_REASON)
     if drained and not ours:
@@ -238,6 +243,6 @@ def _node_state(words: frozenset[str], reason: str) -> NodeState:
         return NodeState.DOWN
     if drained:
         return NodeState.CLOSED_BY_US
-    if "not_responding" in words:  # also for up to a second after each open, until slurmctld has asked the node
+    if "not_responding" in words:  # also for seconds after an open that was not of an idle node (`undrain`)
         return NodeState.DOWN
     return NodeState.BUSY if words & _BUSY else NodeState.READY

@@ -291,6 +291,15 @@ async def test_a_closed_bait_takes_no_jobs_until_it_is_opened(world: World) -> N
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_opened_bait_takes_jobs_at_once(world: World) -> None:
+    """Slurm asks a node before it uses it again, for seconds, unless it is told that it is idle."""
+    for _ in range(3):
+        await world.lrms.close_node(BAIT, "no room")
+        await world.lrms.open_node(BAIT)
+        assert (await world.lrms.nodes())[BAIT].state is NodeState.READY
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_node_a_human_closed_is_never_touched(world: World) -> None:
     world.drain(BAIT, "disk replaced on Monday")
     await world.lrms.close_node(BAIT, "no room")

@@ -210,6 +210,19 @@ class SlurmTests(SynchronousTestCase):
         self.done(lambda: self.slurm.close_node("bait", "host is away"))
         assert len(self.commands.acts()) == 3
 
+    def test_an_idle_node_is_opened_without_asking_it_and_any_other_is_asked_first(self) -> None:
+        words = {"idle+drain": "IDLE", "mixed+drain": "UNDRAIN", "idle+completing+drain": "UNDRAIN"}
+        words |= {"allocated+drain": "UNDRAIN", "idle+drain+maint": "UNDRAIN"}
+        for word in words:
+            self.commands.nodes = node("bait", word, "wnod: no room")
+            self.done(lambda: self.slurm.open_node("bait"))
+        assert self.commands.acts() == [("update", "NodeName=bait", f"State={how}") for how in words.values()]
+
+    def test_a_node_that_does_not_answer_stays_closed_to_jobs(self) -> None:
+        self.commands.nodes = node("bait", "idle+drain+not_responding", "wnod: no room")
+        self.done(lambda: self.slurm.open_node("bait"))
+        assert self.commands.acts() == [("update", "NodeName=bait", "State=UNDRAIN")]
+
     def test_a_humans_close_is_left_alone_both_ways(self) -> None:
         for state, reason in (("idle+drain", "disk broken"), ("down", "Not responding")):
             self.commands.nodes = node("bait", state, reason)

@@ -35,7 +35,7 @@ def test_a_job_never_goes_back_within_the_second_of_its_end() -> None:
 
 @pytest.mark.parametrize("node", ["vm[1-9]", "a,b", "", "a b", "a\n", "-x", "ALL\x00", "x" * 80])
 def test_a_node_name_names_one_node(node: str) -> None:
-    for build in (commands.undrain, commands.delete_node):
+    for build in (lambda name: commands.undrain(name, True), commands.delete_node):
         with pytest.raises(LrmsRefused, match="node name"):
             build(node)
 
