@@ -52,6 +52,7 @@ def slurm_conf(layout: Layout, shape: BaitShape, extra: tuple[str, ...] = ()) ->
         "ProctrackType=proctrack/linuxproc",
         "TaskPlugin=task/none",
         "JobAcctGatherType=jobacct_gather/none",
+        "JobAcctGatherFrequency=0",  # or each step starts two threads that gather nothing
         "AccountingStorageType=accounting_storage/none",
         "JobCompType=jobcomp/filetxt",
         "JobCompLoc=/var/log/slurm/jobcomp.log",

@@ -15,7 +15,10 @@ from tests.e2e.world import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real]
 
-WHICH = "tr '\\0' ' ' <\"/proc/$(pgrep -o -x slurmd)/cmdline\"; echo\n"
+WHICH = r"""tr '\0' ' ' <"/proc/$(pgrep -o -x slurmd)/cmdline"; echo
+env | grep -c ^HWLOC | sed "s/^/of ours in the job's environment: /"
+grep -c 'type="L[12]Cache"' "/var/spool/slurmd/hwloc_topo_$SLURM_JOB_ID".*.xml | sed "s/^/caches looked for anew: /"
+"""
 
 
 @pytest.fixture
@@ -34,7 +37,11 @@ def slurmd_of_a_job(world: World, name: str) -> str:
     job = world.sbatch(name, WHICH, f"--nodelist={world.lab.layout.node(HOST).bait}")
     started(world, job, Way.RESTORE)
     world.over([job])
-    return world.output(job)
+    output = world.output(job)
+    # Its step read what slurmd had found of the machine, which leaves the small caches away; the job knows nothing of it.
+    assert "environment: 0" in output
+    assert "anew: 0" in output
+    return output
 
 
 def golden(world: World) -> str:

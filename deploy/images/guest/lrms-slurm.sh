@@ -5,6 +5,8 @@ MUNGE_KEY=$RUN/credential/munge.key
 MUNGE_SOCKET=/run/munge/munge.socket.2
 CONF=/run/slurm/conf # where commands look for what slurmd has fetched; so also for what it was given
 EARLY_LIMIT_S=5
+# What slurmd has found of the machine, each slurmstepd would look for anew before its job (0.02 s in an emulated guest).
+export HWLOC_THISSYSTEM=1 HWLOC_XMLFILE=/var/spool/slurmd/hwloc_topo_whole.xml
 
 # prepare_lrms: what needs neither key nor controller. All that the daemons and a job's start will read is read once,
 # so that a guest that is restored has it in memory. With files for it, slurmd is started as well.
@@ -191,10 +193,14 @@ go_on_early() {
 wake_early() {
     [ -n "$sleeper" ] || return 1
     exec 6<>"$RUN/early-says"
-    kill -USR2 "$sleeper" 2>/dev/null
+    heard=late
     # Once more, should another thread have taken the first one, as may be where the two have only just been let go on.
-    (sleep 0.3 && kill -USR2 "$sleeper" 2>/dev/null; sleep "$EARLY_LIMIT_S" && echo late >&6) &
-    read -r heard <&6
+    for patience in 0.3 "$EARLY_LIMIT_S"; do
+        kill -USR2 "$sleeper" 2>/dev/null
+        # shellcheck disable=SC3045 # the image runs this with busybox
+        read -t "$patience" -r heard <&6 && break
+        heard=late
+    done
     exec 6>&-
     [ "$heard" = registered ] || { say "slurmd of standby: $heard" && return 1; }
 }
