@@ -38,7 +38,7 @@ def slurmd_of_a_job(world: World, name: str) -> str:
     started(world, job, Way.RESTORE)
     world.over([job])
     output = world.output(job)
-    # Its step read what slurmd had found of the machine, which leaves the small caches away; the job knows nothing of it.
+    # Its step read what slurmd had found of the machine, which leaves small caches out; the job knows nothing of it.
     assert "environment: 0" in output
     assert "anew: 0" in output
     return output
