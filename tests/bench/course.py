@@ -55,8 +55,9 @@ class Course:
         mine = self.samples.setdefault(way.key, Samples())
         try:
             way.await_fresh()
+            begun = way.looked(f"look-{way.key}-{number}")
             touch_memory()
-            stopwatch.wait_for_phase(phase)
+            stopwatch.wait_for_phase(begun, phase)
             with Usage() as usage:
                 seen = stopwatch.watch_one(way.lab, way.options, f"{way.key}-{number}")
                 ready = way.settle(seen.ended)

@@ -96,7 +96,7 @@ def per_minute(jobs: int, seconds: float) -> float:
 
 
 def phases(rounds: int) -> list[float]:
-    """Where in the second each round submits: spread evenly, because slurmctld looks once a second."""
+    """Where between two looks of slurmctld each round submits: spread evenly, because it looks once a second."""
     stride = next(s for s in range(max(1, rounds // 3), rounds + 1) if _coprime(s, rounds))
     return [((number * stride) % rounds + 0.5) / rounds for number in range(rounds)]
 

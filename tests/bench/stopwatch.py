@@ -17,6 +17,8 @@ from deploy.lab.layout import HEAD
 PLACE = "/home/bench"
 SCRIPT = f"{PLACE}/job.sh"
 LOOK_S = 0.002
+LOOKS_S = 1.0
+"""Between two of slurmctld's looks at its queue."""
 JOB = f"""#!/bin/sh
 : >"{PLACE}/marks/$1.${{SLURM_ARRAY_TASK_ID:-0}}.start"
 : >"{PLACE}/marks/$1.${{SLURM_ARRAY_TASK_ID:-0}}.end"
@@ -50,9 +52,27 @@ def prepare(lab: Lab) -> None:
     (place / "job.sh").chmod(0o755)
 
 
-def wait_for_phase(phase: float) -> None:
-    """Return when the clock's second is this far on (0 to 1)."""
-    time.sleep((phase - time.time()) % 1.0)
+def look(lab: Lab, options: Sequence[str], token: str) -> float:
+    """The monotonic time at which slurmctld looked at its queue just now: it started a job that waited for that only.
+
+    The look is over some hundredths of a second before that job's first instruction, for every contestant alike.
+    """
+    return watch_one(lab, options, token, 20).started
+
+
+def full_second() -> float:
+    """The monotonic time at which the clock's second began."""
+    return time.monotonic() - time.time() % LOOKS_S
+
+
+def wait_for_phase(begun: float, phase: float) -> None:
+    """Return when an interval between two looks, one of which was at `begun` (monotonic), is this far on (0 to 1)."""
+    time.sleep(until_phase(begun, phase, time.monotonic()))
+
+
+def until_phase(begun: float, phase: float, now: float) -> float:
+    """Seconds from `now` until then, less than an interval."""
+    return (begun + phase * LOOKS_S - now) % LOOKS_S
 
 
 def sbatch(lab: Lab, options: Sequence[str], token: str) -> float:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench import figures, report
+from tests.bench import figures, report, stopwatch
 
 SECONDS = st.floats(min_value=0.001, max_value=1000, allow_nan=False)
 
@@ -146,3 +146,12 @@ def test_the_text_names_every_contestant_every_floor_and_every_bar() -> None:
     run = good()
     run["wnod_restore"] = start(9.0)
     assert "NOT HELD" in report.text(report.results(run, FLOORS, {}))
+
+
+@pytest.mark.parametrize("begun", [3.7, 10.2])
+@pytest.mark.parametrize("phase", [0.05, 0.5, 0.95])
+def test_a_job_is_submitted_that_far_after_a_look_whenever_that_was(begun: float, phase: float) -> None:
+    for now in (10.2, 10.9, 11.5):
+        wait = stopwatch.until_phase(begun, phase, now)
+        assert 0 <= wait < stopwatch.LOOKS_S
+        assert (now + wait - begun) % stopwatch.LOOKS_S == pytest.approx(phase)

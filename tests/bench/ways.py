@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from deploy.lab.lab import Lab
 from deploy.lab.layout import HEAD
+from tests.bench import stopwatch
 from tests.bench.cloud.stand import CloudStand
 from tests.bench.site import BenchSite
 from tests.bench.stopwatch import Late
@@ -33,6 +34,9 @@ class Way(Protocol):
     def await_fresh(self) -> None:
         """Return when a job that is submitted now finds what this contestant is about. Late if that never comes."""
 
+    def looked(self, token: str) -> float:
+        """The monotonic time at which this contestant's slurmctld looked at its queue, as far as that can be seen."""
+
     def settle(self, ended: float) -> float | None:
         """Return when nothing of the job is left; seconds from `ended` (monotonic) to a clean VM ready for the next
         job, None where there is no such thing."""
@@ -51,6 +55,13 @@ def until(look: Callable[[], bool], what: str, limit_s: float = LIMIT_S, pause: 
     return time.monotonic()
 
 
+def looked(lab: Lab, token: str) -> float:
+    """When the slurmctld with the bare node looked. Returns when nothing is left of the job that showed it."""
+    begun = stopwatch.look(lab, ("--partition=bare",), token)
+    until(lambda: no_jobs(lab), "the job that showed slurmctld's look is over")
+    return begun
+
+
 def no_jobs(lab: Lab) -> bool:
     """True if the user has nothing in Slurm's queue any more."""
     return not lab.run(HEAD, ["squeue", "-a", "-h", "-u", "alice"]).stdout.strip()
@@ -66,6 +77,10 @@ class OnNode:
         """The node is idle; the VM of an earlier job is gone, because its epilogue has ended."""
         argv = ["sinfo", "-h", "-p", self.options[0].split("=")[1], "-o", "%T"]
         until(lambda: self.lab.run(HEAD, argv).stdout.split() == ["idle"], f"the node of {self.key} is idle", pause=0.2)
+
+    def looked(self, token: str) -> float:
+        """Seen by a job on the bare node."""
+        return looked(self.lab, token)
 
     def stages(self, submitted: float) -> dict[str, float]:
         """Nothing is known."""
@@ -88,6 +103,10 @@ class Wnod:
         until(
             self._is_fresh, f"{self.key}: {self._host} is ready for the next job, it says {self._picture()}", pause=0.2
         )
+
+    def looked(self, token: str) -> float:
+        """Seen by a job on the bare node."""
+        return looked(self.lab, token)
 
     def settle(self, ended: float) -> float | None:
         """With a spare to wait for: until it is there again. Late if the job's VM came by another way than planned."""
@@ -134,6 +153,10 @@ class Cloud:
     def await_fresh(self) -> None:
         """A node is powered down and its time to power down is over."""
         until(lambda: "POWERED_DOWN" in self._stand.states().values(), f"{self.key}: a node is off", pause=0.2)
+
+    def looked(self, token: str) -> float:
+        """Not seen: its slurmctld has no node that is always there. So the clock's seconds serve."""
+        return stopwatch.full_second()
 
     def stages(self, submitted: float) -> dict[str, float]:
         """Nothing is known."""
