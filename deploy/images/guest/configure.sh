@@ -188,23 +188,21 @@ on_credential() {
     is_name "$1" || return 1
     case $2 in 0400 | 400 | 0440 | 440) ;; *) return 1 ;; esac
     [ "$3" != "${secret_seen:-}" ] || return 0
-    keeper=root
-    [ "$1" != munge.key ] || keeper=munge
-    write_secret "$1" "$2" "$3" || return 1
+    case $1 in munge.key) write_secret "$1" "$2" munge "$3" ;; *) write_secret "$1" "$2" root "$3" ;; esac || return 1
     secret_seen=$3
 }
 
-# write_secret NAME MODE BASE64: by one program, because the guest waits for it; by several where that is missing.
+# write_secret NAME MODE KEEPER BASE64: by one program, because the guest waits for it; by several where that is missing.
 write_secret() {
     if [ -x "$KERNEL_CALLS" ]; then
-        "$KERNEL_CALLS" secret "$2" "$keeper" "$RUN/credential/$1" <<EOT
-$3
+        "$KERNEL_CALLS" secret "$2" "$3" "$RUN/credential/$1" <<EOT
+$4
 EOT
         return
     fi
-    (umask 077 && printf '%s' "$3" | base64 -d >"$RUN/credential/.$1") || return 1
+    (umask 077 && printf '%s' "$4" | base64 -d >"$RUN/credential/.$1") || return 1
     chmod "$2" "$RUN/credential/.$1"
-    [ "$keeper" = root ] || chown "${WNOD_MUNGE_USER:-munge}" "$RUN/credential/.$1" || return 1
+    [ "$3" = root ] || chown "${WNOD_MUNGE_USER:-munge}" "$RUN/credential/.$1" || return 1
     mv -f "$RUN/credential/.$1" "$RUN/credential/$1"
 }
 
