@@ -31,7 +31,10 @@ Next = Now | float
 
 @dataclass(slots=True)
 class _Duty:
+    begun: bool = False
+    """A step is under way, from before its first line on: what that kicks must not begin another beside it."""
     running: "Deferred[None] | None" = None
+    """To cancel it by."""
     queued: bool = False
     """It is among those that the next sweep begins."""
     kicked: bool = False
@@ -62,7 +65,7 @@ class Duties:
         if duty is None:
             duty = self._duties[key] = _Duty()
         self._disarm(duty)
-        if duty.running is not None:
+        if duty.begun:
             duty.kicked = True
         elif not duty.queued:
             # Through the clock, never directly: a kick from inside another step must not nest. One call for all.
@@ -73,7 +76,7 @@ class Duties:
 
     def busy(self) -> bool:
         """True while a step is under way or about to be."""
-        return any(d.running is not None or d.queued or d.kicked for d in self._duties.values())
+        return any(d.begun or d.queued or d.kicked for d in self._duties.values())
 
     async def stop(self) -> None:
         """Start nothing more; cancel what runs and return when all have ended."""
@@ -98,6 +101,7 @@ class Duties:
         duty = self._duties[key]
         duty.timer = None
         duty.queued = duty.kicked = False
+        duty.begun = True
         duty.running = Deferred.fromCoroutine(self._once(key, duty))
         duty.running.addBoth(self._ended, key, duty)
 
@@ -121,7 +125,7 @@ class Duties:
             self._arm(key, duty, wanted)
 
     def _ended(self, _: object, key: str, duty: _Duty) -> None:
-        duty.running = None
+        duty.begun, duty.running = False, None
         if duty.kicked and not self._stopping:
             duty.kicked = False
             self.kick(key)

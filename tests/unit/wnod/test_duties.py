@@ -48,6 +48,22 @@ class DutiesTests(SynchronousTestCase):
         self.clock.advance(0)
         assert self.steps == ["a", "a"]
 
+    def test_a_kick_in_a_steps_first_moment_begins_no_second_step_beside_it(self) -> None:
+        def kicks_itself() -> Deferred[Next]:
+            self.duties.kick("a")
+            return self.wait_at_a_gate()
+
+        self.answer = kicks_itself
+        self.duties.kick("a")
+        self.clock.advance(0)
+        self.clock.advance(0)
+        assert self.steps == ["a"]
+        self.answer = lambda: Now.REST
+        self.gates[0].callback(Now.REST)
+        self.clock.advance(0)
+        assert self.steps == ["a", "a"]
+        assert not self.duties.busy()
+
     def test_keys_do_not_wait_for_each_other(self) -> None:
         self.answer = self.wait_at_a_gate
         self.duties.kick("a")
