@@ -134,17 +134,23 @@ class Keeper:
             self._renewed[vm.lease] = now
             if vm.phase is not VmPhase.GONE:
                 self.guests.open(vm.key)
-            if vm.phase is VmPhase.CREATING and vm.tries:
+            if vm.tries and vm.boot_id is None and vm.phase in (VmPhase.CREATING, VmPhase.DESTROYING):
                 self.unheard.asked(vm.generation)  # by a life that may have died before the answer
         if self.beside is not None:
             self.beside.load()
         self.hypervisor.watch(self._hint)
 
     async def recover(self) -> None:
-        """Compare journal and libvirt once: adopt what the journal lost, remove leftovers, resume the rest.
+        """Compare journal and libvirt: adopt what the journal lost, remove leftovers, resume the rest.
 
-        Raises HypervisorUnavailable while libvirt is away: call again.
+        After it no VM exists, or is still on its way from an earlier life, that is not on record: what is on its way
+        finds no overlay any more, and libvirt shows a domain before that opens one. Raises HypervisorUnavailable while
+        libvirt is away: call again.
         """
+        while await self._remove_leftovers(await self._adopt()):
+            """Look again: one may have come as its overlay was removed."""
+
+    async def _adopt(self) -> tuple[Domain, ...]:
         domains = tuple((await self.look.get()).values())
         for vm in reconcile.adoptable(domains, self.vms, self.host, self.clock.seconds()):
             self.log.warn("adopted {vm} of lease {lease}: not in the journal", vm=vm.key, lease=vm.lease)
@@ -156,9 +162,14 @@ class Keeper:
         if self.beside is not None:
             await self.beside.recover(domains)
         self.kick_all()  # before files are looked at: a VM does not wait for a directory that cannot be read
-        for name in reconcile.leftovers(await self.images.overlays(), self._records(), domains):
+        return domains
+
+    async def _remove_leftovers(self, domains: tuple[Domain, ...]) -> bool:
+        names = reconcile.leftovers(await self.images.overlays(), self._records(), domains)
+        for name in names:
             self.log.warn("removing overlay {name}: it belongs to no VM", name=name)
             await self.images.remove_overlay(name)
+        return bool(names)
 
     def _records(self) -> list[Vm | Spare]:
         return [*self.vms.values(), *(self.beside.spares.values() if self.beside is not None else ())]
@@ -292,6 +303,7 @@ class Keeper:
         labelled = False
         try:
             seen = await self.look.get()
+            may_come = self.unheard.may_come(generation)  # as of this look: a later one may have found it
             vm = self.vms[generation]
             shown = seen.get(vm.uuid)
             domain = reconcile.state_of(shown, generation)
@@ -299,7 +311,7 @@ class Keeper:
             if vm.phase is VmPhase.DESTROYING and domain is DomainState.ABSENT:
                 overlay = vm.key in await self.images.overlays()
         except (HypervisorUnavailable, KeyError):  # nobody knows; or the VM was forgotten while we looked
-            domain = None
+            domain, may_come = None, True
         now = renewed = self.clock.seconds()
         latest = self.vms.get(generation)
         if latest is not None:
@@ -318,7 +330,7 @@ class Keeper:
             word=word,
             way_free=self._way_is_free(generation),
             labelled=labelled,
-            may_come=self.unheard.may_come(generation),
+            may_come=may_come,
         )
 
     def _way_is_free(self, generation: Generation) -> bool:

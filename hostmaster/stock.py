@@ -58,7 +58,8 @@ class Stock:
         for record in self.keeper.journal.load(SPARES, Spare).values():
             self.spares[record.generation] = record
             self.keeper.guests.open(record.key)
-            if record.phase is SparePhase.CREATING and record.tries:
+            going = record.phase in (SparePhase.CREATING, SparePhase.DESTROYING)
+            if record.tries and record.boot_id is None and going:
                 self.keeper.unheard.asked(record.generation)  # by a life that may have died before the answer
         self.goldens = self.keeper.journal.load(GOLDENS, Golden)
 
@@ -195,9 +196,10 @@ class Stock:
         return Now.REST if step.wake_at is None else max(0.0, step.wake_at - facts.now)
 
     async def _facts(self, generation: Generation) -> Facts:
-        domain, remains = None, None
+        domain, remains, may_come = None, None, True
         try:
             seen = await self.keeper.look.get()
+            may_come = self.keeper.unheard.may_come(generation)  # as of this look: a later one may have found it
             record = self.spares[generation]
             domain = reconcile.state_of(seen.get(record.uuid), generation)
             if record.phase is SparePhase.DESTROYING and domain is DomainState.ABSENT:
@@ -211,7 +213,7 @@ class Stock:
             standby=self.standby.get(generation),
             failed=self.keeper.failed.get(generation, ""),
             refused=self._refused.get(generation, ""),
-            may_come=self.keeper.unheard.may_come(generation),
+            may_come=may_come,
         )
 
     async def _half_saved(self, record: Spare) -> bool:

@@ -144,6 +144,9 @@ def _creating(vm: Vm, facts: Facts, times: Times) -> Step:
             return Step(ending(vm, Code.BOOT_FAILED, "the VM stopped while it was made", facts.now))
     if facts.now >= facts.expires_at:
         return Step(_expired(vm, facts.now))
+    if facts.may_come:
+        # Each try has an overlay of its own under one name. A restore that came late would put its memory on another.
+        return Step(vm, wake_at=facts.now + times.retry_s)
     if vm.way is not Way.BOOT and (facts.refused or vm.tries >= times.creates):
         return Step(replace(vm, way=Way.BOOT, tries=0))  # its golden state is of no use: a fresh overlay, and boot
     if vm.tries >= times.creates:

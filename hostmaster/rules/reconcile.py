@@ -98,7 +98,8 @@ def state_of(domain: Domain | None, generation: Generation) -> DomainState:
 
 
 def leftovers(overlays: Iterable[str], known: Iterable[Vm | Spare], domains: Iterable[Domain]) -> tuple[str, ...]:
-    """Overlays that belong to no record and no domain: left by a crash between clean-up steps, safe to remove."""
+    """Overlays that belong to no record and no domain, safe to remove: left by a crash between clean-up steps, or of a
+    create that a life without this journal asked for, and that comes to nothing without it."""
     wanted = {vm.key for vm in known}
     wanted |= {f"{d.ours.slot}-g{d.ours.generation}" for d in domains if d.ours is not None}
     return tuple(name for name in overlays if name not in wanted)

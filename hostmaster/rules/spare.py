@@ -131,6 +131,8 @@ def decide(spare: Spare, facts: Facts, times: Times) -> Step:
 def _creating(spare: Spare, facts: Facts, times: Times) -> Step:
     if facts.domain in (DomainState.RUNNING, DomainState.PAUSED):
         return Step(_enter(spare, SparePhase.BOOTING, facts.now))
+    if facts.domain is DomainState.ABSENT and facts.may_come:
+        return Step(spare, wake_at=facts.now + times.retry_s)  # no other try's overlay under its memory (lifecycle)
     if facts.domain is DomainState.STOPPED or facts.refused or spare.tries >= times.creates:
         return Step(ending(spare, facts.refused or "the hypervisor did not make it", facts.now))
     return Step(replace(spare, tries=spare.tries + 1), Deed.CREATE)

@@ -1,7 +1,8 @@
 """Creates whose answer nobody has heard: the hypervisor may carry them out yet. Pure.
 
-A VM of which that is so is not gone because it is absent: it would come when its room is somebody else's. What waited
-while libvirt hung is done when it is back, so it must have answered for a while before "there is none" is believed.
+A VM of which that is so is not gone because it is absent: it would come when its room is somebody else's. Nor is it
+made once more: its memory would come to the overlay of another try. What waited while libvirt hung is done when it is
+back, so it must have answered for a while before "there is none" is believed.
 """
 
 from dataclasses import dataclass, field
@@ -10,29 +11,35 @@ from protocol.ids import Generation
 
 SETTLED_S = 10.0
 """A hypervisor that has answered for so long has done, or will never do, what it was asked before."""
+STEP_S = 2.0
+"""Answers that are further apart count as so far apart: the clock may have been set meanwhile."""
 
 
 @dataclass
 class Unheard:
     """The generations that may still come. Times in seconds."""
 
-    _since: dict[Generation, float | None] = field(default_factory=dict)
-    """When the hypervisor first answered after that create; None: it has not."""
+    _for_s: dict[Generation, float] = field(default_factory=dict)
+    """For how long the hypervisor has answered since that create."""
+    _last: float | None = None
+    """When it last answered; None: it does not."""
 
     def asked(self, generation: Generation) -> None:
         """A create of this generation was asked for, and nobody knows what became of it."""
-        self._since[generation] = None
+        self._for_s[generation] = 0.0
 
     def silent(self) -> None:
         """The hypervisor does not answer."""
-        self._since = dict.fromkeys(self._since)
+        self._for_s, self._last = dict.fromkeys(self._for_s, 0.0), None
 
     def answered(self, now: float) -> None:
         """The hypervisor has answered; what can come no more is forgotten."""
-        if self._since:
-            since = {generation: now if at is None else at for generation, at in self._since.items()}
-            self._since = {generation: at for generation, at in since.items() if now < at + SETTLED_S}
+        passed_s = 0.0 if self._last is None else min(max(0.0, now - self._last), STEP_S)
+        self._last = now
+        if self._for_s:
+            for_s = {generation: before + passed_s for generation, before in self._for_s.items()}
+            self._for_s = {generation: s for generation, s in for_s.items() if s < SETTLED_S}
 
     def may_come(self, generation: Generation) -> bool:
         """True while an absent domain of this generation does not mean that there will be none."""
-        return generation in self._since
+        return generation in self._for_s

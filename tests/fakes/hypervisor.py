@@ -4,8 +4,10 @@ It keeps each domain as the XML that libvirt would be given and reads it back wi
 test over it also proves that what we write down about a VM can be found again.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred
@@ -55,14 +57,16 @@ class FakeHypervisor:
     """What `identity` says."""
     saved: dict[str, Kept] = field(default_factory=dict)
     """Path to what was saved there. Give the same to FakeImages, which removes what it removes."""
+    overlays: Collection[str] | None = None
+    """The names of those that exist: no domain starts without its own. None: whatever is asked for exists."""
     lose_answers: int = 0
     """So many of the next calls are carried out, but their answer is lost."""
     put_off: bool = False
-    """Creates are not answered in time, and are carried out only by `catch_up`."""
+    """Creates and restores are not answered in time, and are carried out only by `catch_up`."""
     hang: bool = False
     """Calls stay unanswered and undone until `release`."""
     drop_hints: bool = False
-    _to_come: dict[str, DomainSpec] = field(default_factory=dict)
+    _to_come: list[Callable[[], None]] = field(default_factory=list)
     _hung: list["Deferred[None]"] = field(default_factory=list)
     _hints: list[Callable[[str], None]] = field(default_factory=list)
 
@@ -70,21 +74,7 @@ class FakeHypervisor:
 
     async def create(self, spec: DomainSpec) -> None:
         await self._begin(f"create {spec.uuid}")
-        if self.put_off:
-            self._to_come[spec.uuid] = spec
-            too_late: Deferred[None] = Deferred()
-            self.clock.callLater(TOO_LATE_S, too_late.callback, None)
-            await too_late
-            raise HypervisorUnavailable("no answer in time")
-        if spec.uuid not in self.kept:
-            if self.refuse:
-                raise DomainRefused(self.refuse)
-            for domain in self._all():
-                if domain.name == spec.ours.slot:
-                    raise DomainRefused(f"domain '{domain.name}' already exists with uuid {domain.uuid}")
-            self.kept[spec.uuid] = Kept(domain_xml(spec), spec=spec)
-            self._hint(spec.uuid)
-        self._answer()
+        await self._bring_up(spec.uuid, lambda: self._created(spec))
 
     async def destroy(self, uuid: str) -> None:
         await self._begin(f"destroy {uuid}")
@@ -115,10 +105,7 @@ class FakeHypervisor:
 
     async def restore(self, path: str, spec: DomainSpec) -> None:
         await self._begin(f"restore {spec.uuid}")
-        if spec.uuid not in self.kept:
-            self.kept[spec.uuid] = self._restored(path, spec)
-            self._hint(spec.uuid)
-        self._answer()
+        await self._bring_up(spec.uuid, lambda: self._restored(path, spec))
 
     async def relabel(self, uuid: str, ours: Ours) -> None:
         await self._begin(f"relabel {uuid}")
@@ -175,12 +162,12 @@ class FakeHypervisor:
             deferred.callback(None)
 
     def catch_up(self) -> None:
-        """Carry out the creates that were put off."""
+        """Carry out what was put off, as far as it can still be done."""
         self.put_off = False
-        to_come, self._to_come = self._to_come, {}
-        for uuid, spec in to_come.items():
-            self.kept[uuid] = Kept(domain_xml(spec), spec=spec)
-            self._hint(uuid)
+        to_come, self._to_come = self._to_come, []
+        for bring_up in to_come:
+            with contextlib.suppress(DomainRefused):
+                bring_up()
 
     def come_back(self) -> None:
         """libvirt answers again, and says that all may have changed."""
@@ -202,6 +189,21 @@ class FakeHypervisor:
             self.lose_answers -= 1
             raise HypervisorUnavailable("the answer was lost")
 
+    async def _bring_up(self, uuid: str, make: Callable[[], Kept]) -> None:
+        def bring_up() -> None:
+            if uuid not in self.kept:
+                self.kept[uuid] = make()
+                self._hint(uuid)
+
+        if self.put_off:
+            self._to_come.append(bring_up)
+            too_late: Deferred[None] = Deferred()
+            self.clock.callLater(TOO_LATE_S, too_late.callback, None)
+            await too_late
+            raise HypervisorUnavailable("no answer in time")
+        bring_up()
+        self._answer()
+
     async def _bring_to(self, uuid: str, verb: str, wanted: DomainState) -> None:
         await self._begin(f"{verb} {uuid}")
         if uuid not in self.kept:
@@ -211,14 +213,25 @@ class FakeHypervisor:
             self._hint(uuid)
         self._answer()
 
+    def _created(self, spec: DomainSpec) -> Kept:
+        if self.refuse:
+            raise DomainRefused(self.refuse)
+        self._refuse_what_cannot_start(spec)
+        return Kept(domain_xml(spec), spec=spec)
+
+    def _refuse_what_cannot_start(self, spec: DomainSpec) -> None:
+        if self.overlays is not None and PurePath(spec.overlay).name not in self.overlays:
+            raise DomainRefused(f"cannot open {spec.overlay}")
+        for domain in self._all():
+            if domain.name == spec.ours.slot:
+                raise DomainRefused(f"domain '{domain.name}' already exists with uuid {domain.uuid}")
+
     def _restored(self, path: str, spec: DomainSpec) -> Kept:
         if self.refuse_restore:
             raise DomainRefused(self.refuse_restore)
         if path not in self.saved:
             raise DomainRefused(f"cannot read {path}")
-        for domain in self._all():
-            if domain.name == spec.ours.slot:
-                raise DomainRefused(f"domain '{domain.name}' already exists with uuid {domain.uuid}")
+        self._refuse_what_cannot_start(spec)
         try:
             xml = restored_xml(self.saved[path].xml, spec)
         except ValueError as e:

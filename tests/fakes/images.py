@@ -13,6 +13,16 @@ def artifacts(image: str = "a" * 64, lrms: str = "slurm") -> Artifacts:
     return Artifacts(image=image, kernel="/image/kernel", initrd="/image/initrd", root="/image/root", lrms=lrms)
 
 
+@dataclass(eq=False)
+class Disk:
+    """The content of one overlay. Who has opened it keeps it, when another gets its name."""
+
+    of: str = ""
+    """The golden state that it was copied from; empty: a new file system."""
+    used: bool = False
+    """A domain has opened it: it may have been written to."""
+
+
 @dataclass
 class FakeImages:
     """hostmaster.world.Images. Public fields are the test's controls and windows."""
@@ -30,6 +40,10 @@ class FakeImages:
     """Golden states that exist: the size in MiB of their overlay, None while they have none."""
     saved: MutableMapping[str, Any] = field(default_factory=dict)
     """What FakeHypervisor has saved, by path: the same dictionary."""
+    disks: dict[str, Disk] = field(default_factory=dict)
+    """The contents of the overlays that exist."""
+    frozen: dict[str, Disk] = field(default_factory=dict)
+    """... and of the golden states."""
 
     async def verify(self, environment: EnvironmentName) -> Artifacts:
         if environment in self.altered:
@@ -41,11 +55,12 @@ class FakeImages:
     async def make_overlay(self, name: str, disk_mib: int) -> str:
         if self.full:
             raise OSError(self.full)
-        self.made[name] = disk_mib
+        self.made[name], self.disks[name] = disk_mib, Disk()
         return f"/overlays/{name}"
 
     async def remove_overlay(self, name: str) -> None:
         self.made.pop(name, None)
+        self.disks.pop(name, None)
 
     async def overlays(self) -> tuple[str, ...]:
         return tuple(sorted(self.made))
@@ -53,6 +68,7 @@ class FakeImages:
     async def move_overlay(self, name: str, target: str) -> None:
         if name in self.made:
             self.moved[target] = self.made.pop(name)
+            del self.disks[name]
         elif target not in self.moved:
             raise FileNotFoundError(f"no overlay {name}")
 
@@ -62,7 +78,7 @@ class FakeImages:
 
     async def freeze(self, name: str, overlay: str) -> None:
         if overlay in self.made:
-            self.golden[name] = self.made.pop(overlay)
+            self.golden[name], self.frozen[name] = self.made.pop(overlay), self.disks.pop(overlay)
         elif self.golden.get(name) is None:
             raise FileNotFoundError(f"no overlay {overlay} for the golden state {name}")
 
@@ -72,11 +88,12 @@ class FakeImages:
         size = self.golden.get(name)
         if size is None:
             raise FileNotFoundError(f"no golden state {name}")
-        self.made[overlay] = size
+        self.made[overlay], self.disks[overlay] = size, Disk(of=name)
         return f"/overlays/{overlay}"
 
     async def remove_golden(self, name: str) -> None:
         self.golden.pop(name, None)
+        self.frozen.pop(name, None)
         self.saved.pop(f"/golden/{name}/memory", None)
 
     async def goldens(self) -> Mapping[str, int]:

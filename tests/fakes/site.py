@@ -75,6 +75,7 @@ class Site:
         self.lrms.add_node(BAIT, cpus=16, features=(DEBIAN,))
         self.hypervisor = FakeHypervisor(self.clock)
         self.images = FakeImages({DEBIAN: artifacts()}, saved=self.hypervisor.saved)
+        self.hypervisor.overlays = self.images.made
         self.config = CONFIG if ready is None else replace(CONFIG, ready=ready)
         self.boots: dict[str, str] = {}
         """Boot ids of guests that were saved, by the path to their memory."""

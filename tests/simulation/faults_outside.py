@@ -79,8 +79,12 @@ def _registers_after_s(rng: random.Random) -> float:
 
 
 def libvirt_hangs(nemesis: Nemesis, site: Site) -> str:
-    seconds = nemesis.length()
-    site.libvirtd.hang_until = nemesis.cluster.world.now + seconds
+    """As a whole, or only where VMs are made: these come when nobody waits for them any more."""
+    seconds, libvirtd = nemesis.length(), site.libvirtd
+    if libvirtd.whim.random() < 0.3:
+        libvirtd.late_until = nemesis.cluster.world.now + seconds
+        return f"{site.host_name}, what is made in {seconds:.1f} s comes late"
+    libvirtd.hang_until = nemesis.cluster.world.now + seconds
     return f"{site.host_name} for {seconds:.1f} s"
 
 

@@ -3,14 +3,16 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from hostmaster.world import Accelerator, Domain, DomainSpec, HypervisorUnavailable, Ours
-from tests.fakes.hypervisor import FakeHypervisor
-from tests.fakes.images import FakeImages
+from tests.fakes.hypervisor import FakeHypervisor, Kept
+from tests.fakes.images import Disk, FakeImages
 from tests.simulation.clock import Life, World, at_once
 
 TOOK_S = {"destroy": 0.2, "pause": 0.02, "unpause": 0.02}
@@ -18,17 +20,25 @@ LIMITS_S = {
     "create": 60.0, "destroy": 30.0, "domains": 10.0, "pause": 10.0, "unpause": 10.0, "save": 120.0, "restore": 60.0,
     "relabel": 10.0,
 }  # fmt: skip
+LATE_S = 8.0
+"""How late at most a VM is made after its create was given up, by a libvirt that answers all else meanwhile."""
 
 
 class Libvirtd(FakeHypervisor):
     """What there is on one host. Outlives the hostmaster; `hang_until` stops it as a whole."""
 
-    def __init__(self, world: World, rng: random.Random, trace: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, world: World, rng: random.Random, whim: random.Random, trace: Callable[[str, str], None]
+    ) -> None:
+        """`whim` decides what a hang is of, so that `rng` stays what it was."""
         super().__init__(world, accelerator=Accelerator.TCG)
         self.world = world
         self.rng = rng
         self.trace = trace
         self.hang_until = 0.0
+        self.late_until = 0.0
+        """What is to be made before then is made too late."""
+        self.whim = whim
         self.starts = 0
         """How often the machine has gone down: what libvirt was asked before is lost with it."""
         self.changed: Callable[[str], None] = lambda uuid: None
@@ -36,6 +46,39 @@ class Libvirtd(FakeHypervisor):
         self._known: dict[str, Domain] = {}
         """What each text says."""
         self.touched: Callable[[str, str], None] = lambda verb, uuid: None
+        self.images = FakeImages()
+        """The same host's."""
+        self.opened: dict[str, Disk] = {}
+        """The overlay that each domain had open last, by UUID."""
+        self.known: dict[str, Disk] = {}
+        """The overlay that each saved memory knows, by path."""
+        self.require: Callable[[bool, str], None] = lambda holds, text: None
+
+    def _created(self, spec: DomainSpec) -> Kept:
+        return self._open(spec, "", super()._created)
+
+    def _restored(self, path: str, spec: DomainSpec) -> Kept:
+        name = PurePath(path).parent.name
+        whole = self.images.frozen.get(name) is self.known.get(path)
+        kept = self._open(spec, name, partial(super()._restored, path))
+        self.require(whole, f"{name} has one overlay, and the memory of another")
+        return kept
+
+    def _open(self, spec: DomainSpec, golden: str, start: Callable[[DomainSpec], Kept]) -> Kept:
+        """libvirt does not ask what is on a disk; the guest's memory may know another."""
+        kept = start(spec)
+        disk = self.images.disks[PurePath(spec.overlay).name]
+        self.require(disk.of == golden and not disk.used, f"{spec.ours.slot} starts on the overlay of another try")
+        disk.used, self.opened[spec.uuid] = True, disk
+        return kept
+
+    async def save(self, uuid: str, path: str) -> None:
+        lived = uuid in self.kept
+        try:
+            await super().save(uuid, path)
+        finally:  # whatever became of the answer
+            if lived and uuid not in self.kept:
+                self.known[path] = self.opened[uuid]
 
     def _domain(self, uuid: str) -> Domain:
         kept = self.kept[uuid]
@@ -63,7 +106,7 @@ class Libvirtd(FakeHypervisor):
 
     def end(self) -> None:
         """No more trouble."""
-        self.hang_until, self.lose_answers, self.refuse, self.drop_hints = 0.0, 0, "", False
+        self.hang_until, self.late_until, self.lose_answers, self.refuse, self.drop_hints = 0.0, 0.0, 0, "", False
         if self.away:
             self.restarted()
 
@@ -81,6 +124,8 @@ class Connection:
         life.point("before-libvirt")
         answer: Deferred[Any] = Deferred(lambda d: None)
         wait = max(0.0, daemon.hang_until - life.world.now) + took_s * (0.5 + daemon.rng.random())
+        if verb in ("create", "restore") and life.world.now < daemon.late_until:
+            wait = max(wait, LIMITS_S[verb] + LATE_S * daemon.whim.random())
         # Carried out by libvirtd, whether or not the one who asked still waits or lives.
         daemon.world.callLater(wait, self._carry_out, call, answer, daemon.starts)
         limit = life.callLater(LIMITS_S[verb], self._too_late, verb, answer)
@@ -163,8 +208,9 @@ class Files(FakeImages):
 
     def __init__(self, disk: FakeImages, life: Life) -> None:
         super().__init__(
-            disk.catalogue, disk.altered, disk.full, disk.made, moved=disk.moved, golden=disk.golden, saved=disk.saved
-        )
+            disk.catalogue, disk.altered, disk.full, disk.made, moved=disk.moved, golden=disk.golden, saved=disk.saved,
+            disks=disk.disks, frozen=disk.frozen,
+        )  # fmt: skip
         self._life = life
 
     async def make_overlay(self, name: str, disk_mib: int) -> str:

@@ -88,9 +88,12 @@ class Site:
         self.host_name, self.bait_name = f"h{number}", f"bait{number}"
         self.config = config(number, cluster.rng("ahead").choice(AHEAD))
         self.disks = {"host": Disk(), "bait": Disk()}
-        self.libvirtd = Libvirtd(cluster.world, cluster.rng("libvirt", number), cluster.judge.trace)
+        rng, whim = cluster.rng("libvirt", number), cluster.rng("libvirt-whim", number)
+        self.libvirtd = Libvirtd(cluster.world, rng, whim, cluster.judge.trace)
         self.libvirtd.changed = self._domain_changed
         self.images = FakeImages({name: artifacts(name[-1] * 64) for name in ENVIRONMENTS}, saved=self.libvirtd.saved)
+        self.libvirtd.images, self.libvirtd.overlays = self.images, self.images.made
+        self.libvirtd.require = self._require_disk
         self.boots: dict[str, str] = {}
         """Boot ids of guests that were saved, by the path to their memory."""
         self.trouble = Trouble()
@@ -290,6 +293,9 @@ class Site:
 
     def _touched(self, verb: str, uuid: str) -> None:
         self.cluster.judge.require(uuid not in self.strangers, "I13", "", f"{self.host_name}: {verb} of {uuid}")
+
+    def _require_disk(self, holds: bool, text: str) -> None:
+        self.cluster.judge.require(holds, "disk", "", f"{self.host_name}: {text}")
 
     def _guest(self, key: str) -> Guest | None:
         return next((guest for guest in self.guests.values() if guest.key == key), None)

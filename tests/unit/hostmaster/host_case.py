@@ -122,8 +122,10 @@ def host_case(path: Path) -> Iterator[HostCase]:
     case.journal.close()
 
 
-def again(case: HostCase) -> HostCase:
+def again(case: HostCase, *, lose_journal: bool = False) -> HostCase:
     """The daemon dies and starts again over the same disk, hypervisor and clock."""
     case.journal.close()
     case.mortal.die()
+    for path in Path(case.journal.path).parent.glob("journal*") if lose_journal else ():
+        path.unlink()
     return HostCase(Path(case.journal.path), case.clock, case.hypervisor, case.images)

@@ -1,18 +1,20 @@
 """The keeper: records become deeds, deeds are found again after a crash, and nothing of others is touched."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred
 
+from hostmaster.edges.domain import domain_xml
 from hostmaster.rules import lifecycle
-from hostmaster.rules.lifecycle import Times
+from hostmaster.rules.lifecycle import Times, Way
 from hostmaster.rules.unheard import SETTLED_S
 from hostmaster.world import HypervisorUnavailable
 from protocol.ids import BootId, Generation
 from protocol.messages import Code, VmPhase
-from tests.fakes.hypervisor import TOO_LATE_S
+from tests.fakes.hypervisor import TOO_LATE_S, Kept
 from tests.unit.hostmaster.host_case import HostCase, again, host_case
 from tests.unit.hostmaster.records import BOOT, RUN, a_vm
 
@@ -99,14 +101,17 @@ def test_a_daemon_that_dies_while_a_vm_is_made_makes_it_once(case: HostCase, los
     after.journal.close()
 
 
-@pytest.mark.parametrize("dies", [False, True])
-def test_a_vm_whose_create_nobody_heard_of_keeps_its_room_until_it_can_come_no_more(case: HostCase, dies: bool) -> None:
+@pytest.mark.parametrize("dies", ["never", "before the release", "after the release"])
+def test_a_vm_whose_create_nobody_heard_of_keeps_its_room_until_it_can_come_no_more(case: HostCase, dies: str) -> None:
     case.hypervisor.put_off = True
     make(case)
     assert (case.vm.phase, case.hypervisor.kept) == (VmPhase.CREATING, {})
-    after = again(case) if dies else case
+    after = again(case) if dies == "before the release" else case
     after.keeper.put(lifecycle.release(after.vm, 110.0))
-    after.run(3.0 if dies else TOO_LATE_S + 3.0)
+    if dies == "after the release":
+        after = again(after)
+        after.keeper.kick_all()
+    after.run(TOO_LATE_S + 3.0 if dies == "never" else 3.0)
     assert after.vm.phase is VmPhase.DESTROYING
     after.hypervisor.catch_up()
     assert len(after.hypervisor.kept) == 1
@@ -119,6 +124,7 @@ def test_a_vm_whose_create_nobody_heard_of_keeps_its_room_until_it_can_come_no_m
 
 def test_a_daemon_that_dies_after_any_step_of_destroying_goes_on(case: HostCase) -> None:
     make(case)
+    boot(case)
     case.keeper.put(lifecycle.release(case.vm, 110.0))
     for _ in range(30):
         case = again(case)
@@ -129,6 +135,60 @@ def test_a_daemon_that_dies_after_any_step_of_destroying_goes_on(case: HostCase)
             break
     assert (case.keeper.vms, case.hypervisor.kept, case.images.made) == ({}, {}, {})
     case.journal.close()
+
+
+def test_a_restore_that_comes_after_it_was_given_up_finds_the_overlay_that_its_memory_knows(case: HostCase) -> None:
+    saved = case.keeper.specify(a_vm(), "", "")
+    case.hypervisor.saved["/golden/g/memory"] = Kept(domain_xml(saved), spec=saved)
+    case.images.golden["g"] = 128
+    case.keeper.times = replace(case.keeper.times, creates=1)
+    case.hypervisor.put_off = True
+    case.keeper.put(a_vm(way=Way.RESTORE, golden="g"))
+    case.run(TOO_LATE_S + 5.0)
+    case.hypervisor.catch_up()
+    assert len(case.hypervisor.kept) == 1
+    assert case.images.disks["vm1-g1"].of == "g"
+    case.run()
+    assert (case.vm.phase, case.vm.way) == (VmPhase.BOOTING, Way.RESTORE)
+
+
+def test_a_restore_that_nobody_heard_of_falls_back_to_a_boot_when_it_can_come_no_more(case: HostCase) -> None:
+    case.images.golden["g"] = 128
+    case.keeper.times = replace(case.keeper.times, creates=1)
+    case.hypervisor.put_off = True
+    case.keeper.put(a_vm(way=Way.RESTORE, golden="g"))
+    case.run(TOO_LATE_S + 5.0)
+    case.hypervisor.put_off = False
+    case.run(SETTLED_S)
+    assert (case.vm.phase, case.vm.way) == (VmPhase.BOOTING, Way.BOOT)
+    assert case.images.disks["vm1-g1"].of == ""
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_create_in_flight_when_the_journal_is_lost_comes_to_nothing_or_is_known_at_once(
+    case: HostCase, opened: bool
+) -> None:
+    """`opened`: its domain comes in the moment between the look at libvirt and the removal of its overlay."""
+    case.hypervisor.overlays = case.images.made
+    case.hypervisor.put_off = True
+    make(case)
+    assert set(case.images.made) == {"vm1-g1"}
+    after = again(case, lose_journal=True)
+    remove = after.images.remove_overlay
+
+    async def removed(name: str) -> None:
+        if opened:
+            after.hypervisor.catch_up()
+        await remove(name)
+
+    after.images.remove_overlay = removed  # type: ignore[method-assign]
+    after.hypervisor.come_back()
+    after.run()
+    after.hypervisor.catch_up()
+    after.run()
+    assert [vm.key for vm in after.keeper.vms.values()] == (["vm1-g1"] if opened else [])
+    assert len(after.hypervisor.kept) == len(after.keeper.vms)
+    after.journal.close()
 
 
 def test_nothing_is_made_or_destroyed_while_libvirt_is_away(case: HostCase) -> None:

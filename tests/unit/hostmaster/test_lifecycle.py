@@ -72,6 +72,17 @@ def test_an_absent_vm_whose_create_may_yet_be_carried_out_is_neither_gone_nor_cl
     assert after(VmPhase.DESTROYING, facts(DomainState.ABSENT, overlay=False), tries=1).vm.phase is VmPhase.GONE
 
 
+@pytest.mark.parametrize("way", [Way.BOOT, Way.RESTORE])
+@pytest.mark.parametrize("tries", [1, TIMES.creates])
+def test_a_vm_whose_create_may_yet_be_carried_out_is_not_made_once_more_nor_by_another_way(
+    way: Way, tries: int
+) -> None:
+    for refused in ("", "of the try before"):
+        seen = facts(DomainState.ABSENT, refused=refused, may_come=True)
+        step = after(VmPhase.CREATING, seen, tries=tries, way=way)
+        assert (step.vm.phase, step.vm.way, step.deed, step.wake_at) == (VmPhase.CREATING, way, None, 101.0)
+
+
 def test_a_vm_that_cannot_be_made_goes_and_says_why() -> None:
     step = after(VmPhase.CREATING, facts(DomainState.ABSENT, refused="no such bridge"), tries=TIMES.creates)
     assert (step.vm.phase, step.vm.code, step.vm.text) == (VmPhase.DESTROYING, Code.BOOT_FAILED, "no such bridge")

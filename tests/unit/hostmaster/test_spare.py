@@ -59,6 +59,12 @@ def test_an_absent_one_whose_create_may_yet_be_carried_out_keeps_its_room() -> N
     assert after(going, facts(D.ABSENT, remains=False)) == (None, None)
 
 
+def test_one_whose_create_may_yet_be_carried_out_is_not_made_once_more() -> None:
+    for tries in (1, TIMES.creates):
+        assert after(a_spare(tries=tries), facts(D.ABSENT, may_come=True)) == (P.CREATING, None)
+    assert after(a_spare(tries=1), facts(may_come=True)) == (P.BOOTING, None)
+
+
 def test_one_that_is_late_or_refused_or_fails_goes() -> None:
     assert after(a_spare(phase=P.BOOTING, since=0.0), facts(now=181.0)) == (P.DESTROYING, None)
     assert after(a_spare(phase=P.BOOTING, since=0.0, way=Way.RESTORE), facts(now=61.0)) == (P.DESTROYING, None)
