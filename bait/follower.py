@@ -223,14 +223,14 @@ class Follower:
             lost=view.lost.get(lease_id, ""),
             node=node is not None,
             node_ready=node is not None and node.state is NodeState.READY,
-            up_since=self._up_since(lease),
+            up_for_s=self._up_for_s(lease),
             failures=self._failures[_job(lease)],
         )
 
-    def _up_since(self, lease: Lease) -> float | None:
+    def _up_for_s(self, lease: Lease) -> float | None:
         """Asked from the parking on: the job's way out of the bait and its VM take longer than the answer."""
         needed = self.times.restart_grace_s > 0 and lease.phase in (Phase.PARKING, Phase.PARKED)
-        return self.uptime.since(lease.lease) if needed else None
+        return self.uptime.of(lease.lease, self.times.restart_grace_s) if needed else None
 
     def _knows_uptime(self, lease: LeaseId) -> None:
         known = self.leases.get(lease)

@@ -1,4 +1,4 @@
-"""Since when the LRMS has been up: asked once for each lease while its job is being parked (`bait.rules.grace`)."""
+"""For how long the LRMS has been up: asked for each lease while its job is being parked (`bait.rules.grace`)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,40 +19,43 @@ class Uptime:
     clock: IReactorTime
     lrms: Lrms
     known: Callable[[LeaseId], None]
-    """The answer for this lease has come."""
-    _since: dict[LeaseId, float] = field(default_factory=dict)
+    """The first answer for this lease has come."""
+    _said: dict[LeaseId, float] = field(default_factory=dict)
     _asking: set[LeaseId] = field(default_factory=set)
     log: Logger = field(default_factory=lambda: Logger("bait.uptime"))
 
     def __post_init__(self) -> None:
         self._fresh: Fresh[float] = Fresh(self.clock, self._look)
 
-    def since(self, lease: LeaseId) -> float | None:
-        """When the LRMS came up, by our clock, at the latest; None: nobody knows yet, and it is being asked.
+    def of(self, lease: LeaseId, enough_s: float) -> float | None:
+        """For how long the LRMS had been up when it last said so; None: nobody knows yet, and it is being asked.
 
-        The answer is never older than the first call for this lease. Leases whose first call came before a question
-        was put share its answer.
+        No answer is older than the first call for this lease. One that is not enough is asked for again, at each call.
+        Leases whose call came before a question was put share its answer.
         """
-        if lease not in self._since and lease not in self._asking:
+        said = self._said.get(lease)
+        if (said is None or said < enough_s) and lease not in self._asking:
             self._asking.add(lease)
             asking = Deferred.fromCoroutine(self._ask(lease))
             asking.addErrback(lambda failure: self.log.failure("cannot ask the LRMS for its age", failure))
-        return self._since.get(lease)
+        return said
 
     def forget(self, lease: LeaseId) -> None:
         """The lease is over."""
-        self._since.pop(lease, None)
+        self._said.pop(lease, None)
 
     async def _ask(self, lease: LeaseId) -> None:
         try:
-            self._since[lease] = await self._fresh.get()
+            said = await self._fresh.get()
         except LrmsUnavailable as error:
-            self.log.warn("the LRMS does not say since when it has been up: {error}", error=error)
+            self.log.warn("the LRMS does not say for how long it has been up: {error}", error=error)
             return  # whoever still needs to know asks again
         finally:
             self._asking.discard(lease)
-        self.known(lease)
+        first = lease not in self._said
+        self._said[lease] = said
+        if first:  # whoever waits for more looks by himself
+            self.known(lease)
 
     async def _look(self) -> float:
-        age = await self.lrms.up_for_s()
-        return self.clock.seconds() - age
+        return await self.lrms.up_for_s()

@@ -19,7 +19,7 @@ it any more and its node is gone, so that a slot's next VM never meets its prede
 from msgspec.structs import replace
 
 from bait.lrms.base import OUR_NOTE, JobState, JobView
-from bait.rules.grace import not_before
+from bait.rules.grace import left_s
 from bait.rules.lease import Deed, Denial, Facts, Lease, Phase, Step, Times
 from protocol.ids import Run
 from protocol.messages import VmPhase
@@ -157,17 +157,13 @@ def _in_time(lease: Lease, facts: Facts, times: Times) -> Step:
     """Send it, unless the LRMS has come up so lately that it may have forgotten a run of this job elsewhere."""
     if times.restart_grace_s <= 0:
         return Step(lease, Deed.SEND)
-    if facts.up_since is None:
+    if facts.up_for_s is None:
         if facts.now > lease.stages["ready"] + times.register_s:
             text = "the batch system did not say since when it has been up"
             return Step(_return(lease, facts, text, delay_s=int(times.retry_s)))
         return Step(lease, wake_s=times.poll_s)
-    wait_s = not_before(_caught(lease), facts.up_since, times.restart_grace_s) - facts.now
+    wait_s = left_s(facts.up_for_s, times.restart_grace_s)
     return Step(lease, Deed.SEND) if wait_s <= 0 else Step(lease, wake_s=min(wait_s, times.poll_s))
-
-
-def _caught(lease: Lease) -> float:
-    return lease.stages.get("intercepted", lease.since)
 
 
 def _vm_trouble(lease: Lease, facts: Facts, times: Times) -> str:

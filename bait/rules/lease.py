@@ -114,8 +114,8 @@ class Facts:
     """The LRMS knows a node of the VM's name."""
     node_ready: bool = False
     """That node has registered and can take the job."""
-    up_since: float | None = None
-    """When the LRMS last started, by our clock, seen after the run was caught; None: not known yet."""
+    up_for_s: float | None = None
+    """For how long the LRMS had been up when it last said so, after the run was caught; None: it has not."""
     failures: int = 0
     """How many VMs of this job have failed before, as far as this bait remembers."""
 

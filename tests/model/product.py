@@ -105,7 +105,7 @@ def lease_step(
         hook=hook, linked=linked, asking=False, host_known=linked and heard, vm=vm,
         denied=Denial(Code.SUPERSEDED, "", False, 1.0) if view is not None and view.word == "denied" else None,
         lost="lost" if view is not None and view.word == "lost" else "", node=node > 0, node_ready=node == 2,
-        up_since=float("-inf"),
+        up_for_s=float("inf"),
     )  # fmt: skip
     step = jobs.decide(_lease(lease, host), facts, TIMES)
     return _model(step.lease), step.deed.value if step.deed is not None else ""

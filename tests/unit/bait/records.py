@@ -65,7 +65,7 @@ def facts(**changes: Any) -> Facts:
     """All is well: the job is at the bait, its starter waits, the host is there and has no VM yet."""
     seen = Facts(
         now=101.0, known=True, job=a_job(), bait=BAIT, hook=True, linked=True, asking=False, host_known=True, vm=None,
-        up_since=0.0,
+        up_for_s=float("inf"),
     )  # fmt: skip
     return dataclasses.replace(seen, **changes)
 

@@ -258,6 +258,19 @@ def test_a_job_is_not_sent_before_the_lrms_has_been_up_for_the_grace(case: BaitC
     assert case.lease.phase is Phase.RELEASED
 
 
+def test_our_clock_that_jumps_ahead_in_the_grace_makes_it_no_shorter(case: BaitCase) -> None:
+    case.lrms.up_since = case.clock.seconds() - 10
+    job = parked(case)
+    case.ready()
+    case.run(2)
+    case.clock.rightNow += 3600.0
+    case.lrms.up_since += 3600.0  # the LRMS' machine has a clock of its own
+    case.run(Times().restart_grace_s - 14)
+    assert case.lrms.all_jobs[job].held_by == "exit"
+    case.run(5)
+    assert case.lrms.all_jobs[job].held_by == ""
+
+
 def test_the_lrms_is_asked_for_its_age_once_for_all_who_park_together_and_again_for_the_next(case: BaitCase) -> None:
     asked = ages_asked(case)
     first, second = case.intercepted()[0], case.intercepted()[0]

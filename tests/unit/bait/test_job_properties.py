@@ -60,7 +60,7 @@ SEEN = st.builds(
     lost=st.sampled_from(["", "the VM died"]),
     node=st.booleans(),
     node_ready=st.booleans(),
-    up_since=st.sampled_from([None, 0.0, 95.0, 300.0]),
+    up_for_s=st.sampled_from([None, 0.0, 44.0, 45.0, 300.0]),
 )
 ON_THE_JOB = {
     Deed.MAKE_REQUEUEABLE, Deed.SAY_PARK, Deed.SAY_BACK, Deed.TELL, Deed.SEND, Deed.GIVE_BACK, Deed.REFUSE,
@@ -137,7 +137,8 @@ def test_each_deed_rests_on_facts_that_were_seen(lease: Lease, seen: Facts) -> N
             assert (job.run, job.state, job.held) == (lease.target, JobState.PENDING, True)
             assert (vm.bound, seen.node_ready, gone) == (True, True, False)
             assert vm.phase in (VmPhase.READY, VmPhase.BOUND)
-            assert seen.up_since is not None
+            assert seen.up_for_s is not None
+            assert seen.up_for_s >= TIMES.restart_grace_s
         case Deed.GIVE_BACK | Deed.REFUSE:
             assert job is not None
             assert job.state is JobState.PENDING
