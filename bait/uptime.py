@@ -19,8 +19,9 @@ class Uptime:
     clock: IReactorTime
     lrms: Lrms
     known: Callable[[LeaseId], None]
-    """The first answer for this lease has come."""
-    _said: dict[LeaseId, float] = field(default_factory=dict)
+    """An answer for this lease has come."""
+    _said: dict[LeaseId, tuple[float, float]] = field(default_factory=dict)
+    """For how long it had been up, and when it said so."""
     _asking: set[LeaseId] = field(default_factory=set)
     log: Logger = field(default_factory=lambda: Logger("bait.uptime"))
 
@@ -30,11 +31,13 @@ class Uptime:
     def of(self, lease: LeaseId, enough_s: float) -> float | None:
         """For how long the LRMS had been up when it last said so; None: nobody knows yet, and it is being asked.
 
-        No answer is older than the first call for this lease. One that is not enough is asked for again, at each call.
-        Leases whose call came before a question was put share its answer.
+        No answer is older than the first call for this lease. If it is not enough, the first call after the missing
+        time asks again. Leases whose call came before a question was put share its answer.
         """
-        said = self._said.get(lease)
-        if (said is None or said < enough_s) and lease not in self._asking:
+        said, at = self._said.get(lease, (None, 0.0))
+        # Our clock says when to ask, never what to believe.
+        due = said is None or 0 < enough_s - said <= abs(self.clock.seconds() - at)
+        if due and lease not in self._asking:
             self._asking.add(lease)
             asking = Deferred.fromCoroutine(self._ask(lease))
             asking.addErrback(lambda failure: self.log.failure("cannot ask the LRMS for its age", failure))
@@ -52,10 +55,8 @@ class Uptime:
             return  # whoever still needs to know asks again
         finally:
             self._asking.discard(lease)
-        first = lease not in self._said
-        self._said[lease] = said
-        if first:  # whoever waits for more looks by himself
-            self.known(lease)
+        self._said[lease] = said, self.clock.seconds()
+        self.known(lease)
 
     async def _look(self) -> float:
         return await self.lrms.up_for_s()

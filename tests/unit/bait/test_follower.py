@@ -285,6 +285,22 @@ def test_the_lrms_is_asked_for_its_age_once_for_all_who_park_together_and_again_
     assert len(asked) == 2
 
 
+def test_an_lrms_that_is_too_young_is_asked_again_when_it_should_be_old_enough(case: BaitCase) -> None:
+    case.lrms.up_since = case.clock.seconds() - (Times().restart_grace_s - 10)
+    say, said = case.lrms.up_for_s, []
+
+    async def saying() -> float:
+        said.append(await say())
+        return said[-1]
+
+    case.lrms.up_for_s = saying  # type: ignore[method-assign]
+    parked(case)
+    case.ready()
+    case.run(20)
+    assert case.lease.phase is Phase.RELEASED
+    assert said == [Times().restart_grace_s - 10, Times().restart_grace_s]
+
+
 def test_an_lrms_that_does_not_tell_its_age_is_asked_again_and_nothing_is_sent(case: BaitCase) -> None:
     asked = ages_asked(case, LrmsUnavailable("busy"))
     job = parked(case)
