@@ -148,7 +148,7 @@ class Keeper:
         libvirt is away: call again.
         """
         while await self._remove_leftovers(await self._adopt()):
-            """Look again: one may have come as its overlay was removed."""
+            pass  # look again: one may have come as its overlay was removed
 
     async def _adopt(self) -> tuple[Domain, ...]:
         domains = tuple((await self.look.get()).values())

@@ -21,9 +21,9 @@ from protocol.messages import FromBait, FromHost, SrvMsg
 from tests.simulation.clock import Crash, Life
 from tests.simulation.hypervisor import Connection, Files, Libvirtd
 from tests.simulation.journal import Disk, DiskJournal
-from tests.simulation.lrms import Way
 from tests.simulation.machines import Channels
 from tests.simulation.net import NoTls
+from tests.simulation.way import Way
 from wnod.config import Catalogue, Gate, Hook, HostmasterConfig
 
 BOOT_LIMIT_S = 60.0

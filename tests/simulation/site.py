@@ -17,8 +17,8 @@ from tests.simulation.clock import Life
 from tests.simulation.daemons import BaitDaemon, HostDaemon
 from tests.simulation.hypervisor import Libvirtd
 from tests.simulation.journal import Disk
-from tests.simulation.lrms import Trouble, Way
 from tests.simulation.machines import Guest, Program, Starter
+from tests.simulation.way import Trouble, Way
 from wnod.config import Catalogue, Environment, HostmasterConfig, Slot
 from wnod.config.hostmaster import HypervisorConfig, Lrms
 from wnod.config.ready import Ready, SpareLine

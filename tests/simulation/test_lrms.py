@@ -7,7 +7,8 @@ from twisted.internet.defer import Deferred
 
 from bait.lrms.base import JobView
 from tests.simulation.clock import Life, World
-from tests.simulation.lrms import Controller, Trouble, Way
+from tests.simulation.lrms import Controller
+from tests.simulation.way import Trouble, Way
 
 
 def test_who_asks_for_a_job_in_the_moment_in_which_a_jumping_clock_brings_another_answer_is_answered_too() -> None:
