@@ -21,7 +21,7 @@ LIMITS_S = {
     "relabel": 10.0,
 }  # fmt: skip
 LATE_S = 8.0
-"""How late at most a VM is made after its create was given up, by a libvirt that answers all else meanwhile."""
+"""How late at most a VM is made when nobody waits for it any more, by a libvirt that answers all else meanwhile."""
 
 
 class Libvirtd(FakeHypervisor):
@@ -52,23 +52,26 @@ class Libvirtd(FakeHypervisor):
         """The overlay that each domain had open last, by UUID."""
         self.known: dict[str, Disk] = {}
         """The overlay that each saved memory knows, by path."""
-        self.require: Callable[[bool, str], None] = lambda holds, text: None
+        self.mixed: set[str] = set()
+        """Domains that have started on an overlay that others have written to, or that their memory does not know."""
 
     def _created(self, spec: DomainSpec) -> Kept:
         return self._open(spec, "", super()._created)
 
     def _restored(self, path: str, spec: DomainSpec) -> Kept:
         name = PurePath(path).parent.name
-        whole = self.images.frozen.get(name) is self.known.get(path)
         kept = self._open(spec, name, partial(super()._restored, path))
-        self.require(whole, f"{name} has one overlay, and the memory of another")
+        if self.images.frozen.get(name) is not self.known.get(path):
+            self.mixed.add(spec.uuid)
         return kept
 
     def _open(self, spec: DomainSpec, golden: str, start: Callable[[DomainSpec], Kept]) -> Kept:
-        """libvirt does not ask what is on a disk; the guest's memory may know another."""
+        """libvirt does not ask what is on a disk."""
         kept = start(spec)
         disk = self.images.disks[PurePath(spec.overlay).name]
-        self.require(disk.of == golden and not disk.used, f"{spec.ours.slot} starts on the overlay of another try")
+        self.mixed.discard(spec.uuid)
+        if disk.used or disk.of != golden:
+            self.mixed.add(spec.uuid)
         disk.used, self.opened[spec.uuid] = True, disk
         return kept
 
@@ -124,10 +127,12 @@ class Connection:
         life.point("before-libvirt")
         answer: Deferred[Any] = Deferred(lambda d: None)
         wait = max(0.0, daemon.hang_until - life.world.now) + took_s * (0.5 + daemon.rng.random())
-        if verb in ("create", "restore") and life.world.now < daemon.late_until:
-            wait = max(wait, LIMITS_S[verb] + LATE_S * daemon.whim.random())
         # Carried out by libvirtd, whether or not the one who asked still waits or lives.
-        daemon.world.callLater(wait, self._carry_out, call, answer, daemon.starts)
+        then = partial(self._carry_out, call, answer, daemon.starts)
+        if verb in ("create", "restore") and life.world.now < daemon.late_until:
+            self._put_off(answer, then)
+        else:
+            daemon.world.callLater(wait, then)
         limit = life.callLater(LIMITS_S[verb], self._too_late, verb, answer)
         try:
             result = await answer
@@ -138,6 +143,13 @@ class Connection:
             daemon.trace("", f"{life.name}: {what}")
             life.point("after-libvirt")
         return result
+
+    def _put_off(self, answer: "Deferred[Any]", then: Callable[[], None]) -> None:
+        world = self._daemon.world
+        if answer.called or self._life.dead:
+            world.callLater(LATE_S * self._daemon.whim.random(), then)
+        else:
+            world.callLater(1.0, self._put_off, answer, then)
 
     def _carry_out(self, call: Callable[[], Any], answer: "Deferred[Any]", starts: int) -> None:
         if starts != self._daemon.starts:

@@ -93,7 +93,6 @@ class Site:
         self.libvirtd.changed = self._domain_changed
         self.images = FakeImages({name: artifacts(name[-1] * 64) for name in ENVIRONMENTS}, saved=self.libvirtd.saved)
         self.libvirtd.images, self.libvirtd.overlays = self.images, self.images.made
-        self.libvirtd.require = self._require_disk
         self.boots: dict[str, str] = {}
         """Boot ids of guests that were saved, by the path to their memory."""
         self.trouble = Trouble()
@@ -294,9 +293,6 @@ class Site:
     def _touched(self, verb: str, uuid: str) -> None:
         self.cluster.judge.require(uuid not in self.strangers, "I13", "", f"{self.host_name}: {verb} of {uuid}")
 
-    def _require_disk(self, holds: bool, text: str) -> None:
-        self.cluster.judge.require(holds, "disk", "", f"{self.host_name}: {text}")
-
     def _guest(self, key: str) -> Guest | None:
         return next((guest for guest in self.guests.values() if guest.key == key), None)
 
@@ -353,6 +349,8 @@ class Site:
             of = saved.spec.ours if saved.spec is not None else None
             if of is not None and path.startswith("/golden/") and f"{of.slot}-g{of.generation}" == guest.key:
                 self.cluster.judge.require(guest.standby, "I6", "", f"{guest.key} was saved, and was not at standby")
+                fresh = guest.uuid not in self.libvirtd.mixed
+                self.cluster.judge.require(fresh, "disk", "", f"{guest.key} was saved on the overlay of another try")
                 self.boots[path] = guest.boot_id
         guest.die()
         self.cluster.world.callLater(DOWN_AFTER_S, self.cluster.notice, guest.name)
@@ -379,6 +377,8 @@ class Site:
         ]  # fmt: skip
         self.cluster.started_in[program.job].append(guest)
         self.cluster.judge.start(guest, program, elsewhere)
+        fresh = guest.uuid not in self.libvirtd.mixed
+        self.cluster.judge.require(fresh, "disk", program.job, f"{guest.key} runs on the overlay of another try")
         return self.cluster.run_s.get(program.job, 10.0)
 
     def program_exits(self, guest: Guest, program: Program, code: int) -> None:

@@ -200,6 +200,16 @@ async def test_bridge_ports_are_isolated_and_filtered(real: RealWorld) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_domain_without_its_overlay_is_refused(real: RealWorld) -> None:
+    """What a lost journal does not know of, and libvirt has not yet made, comes to nothing by this (keeper.recover)."""
+    spec = await real.spec()
+    await real.images.remove_overlay(f"{spec.ours.slot}-g{spec.ours.generation}")
+    with pytest.raises(DomainRefused, match=r"No such file"):
+        await real.hypervisor.create(spec)
+    assert await real.hypervisor.domains() == ()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_guest_that_powers_off_is_absent_at_once(real: RealWorld) -> None:
     spec = await real.spec()
     Path(spec.overlay).write_bytes(b"\0" * 1024 * 1024)  # no file system: the initrd gives up and powers off
