@@ -1,4 +1,4 @@
-"""VMs that are made when nobody waits for them any more: no job runs on an overlay that its VM's memory does not know."""
+"""VMs that are made too late: no job runs on an overlay that its VM's memory does not know."""
 
 from dataclasses import replace
 from typing import Any
