@@ -285,6 +285,7 @@ def _asked(server: HookServer, chunks: Sequence[bytes]) -> bytes:
         if not transport.closed:
             connection.dataReceived(chunk)
             assert len(connection._buffer) <= LINE_LIMIT + len(chunk)
+            server.reactor.advance(0)
     connection.connectionLost()
     return transport.said
 

@@ -47,6 +47,7 @@ class Starter:
     def __init__(self, server: HookServer, uid: int = 1000) -> None:
         self.transport = StringTransport()
         self.transport.uid = uid  # type: ignore[attr-defined]
+        self.clock = server.reactor
         self.protocol: Any = server.factory().buildProtocol(None)  # type: ignore[arg-type]
         self.protocol.makeConnection(self.transport)
 
@@ -60,6 +61,7 @@ class Starter:
             return None
         assert told.endswith(b"\n")
         assert told.count(b"\n") == 1
+        self.clock.advance(0)
         assert self.transport.disconnecting
         return msgspec.json.decode(told, type=Answer)
 
@@ -98,6 +100,14 @@ class HookServerTests(SynchronousTestCase):
         assert starter.answer() is None
         self.decisions.pending[0].callback(Answer("park", "on its way"))
         assert starter.answer() == Answer("park", "on its way")
+
+    def test_of_many_who_are_answered_at_once_nobody_is_hung_up_on_before_all_are_told(self) -> None:
+        starters = [self.starter(), self.starter()]
+        for decided in self.decisions.pending:
+            decided.callback(Answer("park"))
+        assert [bool(one.transport.value()) for one in starters] == [True, True]
+        assert [one.transport.disconnecting for one in starters] == [False, False]
+        assert [self.word(one) for one in starters] == ["park", "park"]
 
     def test_the_uid_is_the_kernels_even_if_the_line_claims_another(self) -> None:
         self.starter(uid=7701)
