@@ -19,10 +19,11 @@ class Numbers:
 
     def changed(self, before: Lease | None, lease: Lease) -> None:
         """A lease is on disk and differs from `before`."""
+        known = before.stages if before is not None else {}
         begun = lease.stages.get("intercepted", lease.since)
-        reached = lease.stages.keys() - (before.stages.keys() if before is not None else ())
-        for stage in reached & set(STAGES):
-            self._metrics.observe("wnod_bait_stage_seconds", lease.stages[stage] - begun, stage=stage)
+        for stage, at in lease.stages.items():
+            if stage not in known and stage in STAGES:
+                self._metrics.observe("wnod_bait_stage_seconds", at - begun, stage=stage)
         if lease.phase is Phase.ENDED and (before is None or before.phase is not Phase.ENDED):
             self._metrics.count("wnod_bait_jobs_total", outcome=_outcome(before, lease))
 
