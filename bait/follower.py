@@ -21,6 +21,7 @@ from bait.rules import job as jobs
 from bait.rules import note
 from bait.rules.hostview import HostView
 from bait.rules.lease import Deed, Facts, Lease, Phase, Times
+from bait.sights import Sights
 from bait.uptime import Uptime
 from protocol.ids import LeaseId, RequestId, Run
 from protocol.messages import Bind, FromBait, Release, RequestVm, VmPhase
@@ -34,10 +35,6 @@ from wnod.journal import Journal
 PAST = "past"
 KEPT = 500
 """How many leases that are over stay readable, for `wnod jobs --all` and for those who ask what ran where."""
-CACHED_S = 0.5
-"""How old a view of a job at the bait may be: its starter holds it there, and no deed then touches the LRMS."""
-ABSENT_S = 1.0
-"""A job counts as unknown to the LRMS after two complete answers without it, this far apart (R13)."""
 
 
 class Link(Protocol):
@@ -64,13 +61,6 @@ class Hook:
     answer: "Deferred[Answer]"
 
 
-@dataclass(slots=True)
-class _Sight:
-    at: float
-    view: JobView | None
-    missing_since: float | None = None
-
-
 @dataclass
 class Follower:
     """All leases of one bait."""
@@ -88,7 +78,6 @@ class Follower:
     hooks: dict[LeaseId, Hook] = field(default_factory=dict)
     past: deque[Lease] = field(default_factory=deque)
     """The last leases that are over, oldest first."""
-    _sights: dict[str, _Sight] = field(default_factory=dict)
     _failures: Counter[str] = field(default_factory=Counter)
     """How many of the past leases of a job have failed."""
     log: Logger = field(default_factory=lambda: Logger("bait.follower"))
@@ -96,6 +85,7 @@ class Follower:
     def __post_init__(self) -> None:
         self.commits = Commits(self.clock, self.journal)
         self.duties = Duties(self.clock, self._step, "lease")
+        self.sights = Sights(self.clock, self.lrms)
         self.uptime = Uptime(self.clock, self.lrms, self._knows_uptime)
         self.nodes: Fresh[Mapping[str, NodeView]] = Fresh(self.clock, self._nodes)
 
@@ -167,7 +157,7 @@ class Follower:
         self.uptime.forget(lease.lease)
         self._answer(lease.lease, "hand-back", lease.text)
         if not self.leases.where("job", lease.run.key):
-            self._sights.pop(lease.run.key, None)
+            self.sights.forget(lease.run.key)
         self.observer.forgotten(lease)
 
     def _count_failure(self, lease: Lease, by: int) -> None:
@@ -181,17 +171,27 @@ class Follower:
 
     async def _step(self, key: str) -> Next:
         while (lease := self.leases.get(LeaseId(key))) is not None:
-            facts = await self._facts(lease)
-            if self.leases.get(LeaseId(key)) is not lease:
-                continue
-            step = jobs.decide(lease, facts, self.times)
-            if step.lease != lease and not await self.write(lease, step.lease, kick=False):
-                continue
-            if step.deed is not None:
-                return await self._do(step.lease, step.deed, facts)
-            if step.lease == lease:
-                return Now.REST if step.wake_s is None else self._on_the_beat(step.wake_s)
+            wanted = await self._follow(lease, lease)
+            if wanted is not None:
+                return wanted
         return Now.REST
+
+    async def _follow(self, written: Lease, lease: Lease) -> Next | None:
+        """One look at a lease, and what follows from it; None: look again, its record has changed.
+
+        `written` is the record on disk, `lease` the same with what a deed has added to it.
+        """
+        facts = await self._facts(lease)
+        if self.leases.get(lease.lease) is not written:
+            return None
+        step = jobs.decide(lease, facts, self.times)
+        if step.lease != written and not await self.write(written, step.lease, kick=False):
+            return None
+        if step.deed is not None:
+            return await self._do(step.lease, step.deed, facts)
+        if step.lease == lease:
+            return Now.REST if step.wake_s is None else self._on_the_beat(step.wake_s)
+        return None
 
     def _on_the_beat(self, delay_s: float) -> float:
         """Round to a common beat, so that many leases' looks become one query of the LRMS."""
@@ -203,7 +203,7 @@ class Follower:
         # At the same time: each look is a program.
         looking = Deferred.fromCoroutine(self._look_at_node(lease)) if self._depends_on_its_node(lease) else None
         over = lease.phase is Phase.ENDED  # then nothing depends on the job any more
-        known, job = (True, None) if over else await self._look_at_job(lease)
+        known, job = (True, None) if over else await self.sights.look(lease.run, lease.phase in _AT_THE_BAIT)
         node = None
         if looking is not None:
             node_known, node = await looking
@@ -254,48 +254,23 @@ class Follower:
         except LrmsUnavailable:
             return False, None
 
-    async def _look_at_job(self, lease: Lease) -> tuple[bool, JobView | None]:
-        """Whether the LRMS has answered, and the job; a job is absent only after two answers without it."""
-        key = lease.run.key
-        sight = self._sights.get(key)
-        at_the_bait = lease.phase in (Phase.REQUESTED, Phase.GRANTED)
-        if sight is not None and at_the_bait and sight.view and self.clock.seconds() - sight.at < CACHED_S:
-            return True, sight.view
-        try:
-            view = (await self.lrms.jobs([key])).get(key)
-        except LrmsUnavailable as error:
-            self.log.warn("{run}: the LRMS does not answer: {error}", run=str(lease.run), error=error)
-            return False, None
-        return self.saw(key, view)
-
-    def saw(self, key: str, view: JobView | None) -> tuple[bool, JobView | None]:
-        """Remember what the LRMS said of a job just now."""
-        now = self.clock.seconds()
-        before = self._sights.get(key)
-        missing = None
-        if view is None:
-            missing = before.missing_since if before is not None and before.missing_since is not None else now
-        self._sights[key] = _Sight(now, view, missing)
-        return view is not None or (missing is not None and now - missing >= ABSENT_S), view
-
     def vouched(self) -> tuple[LeaseId, ...]:
         """Leases whose run the LRMS was just seen to have in its VM: what the host may rely on (ADR 0008)."""
         oldest = self.clock.seconds() - 2 * self.times.poll_s
         return tuple(lease.lease for lease in self.leases.values() if self._is_in_its_vm(lease, oldest))
 
     def _is_in_its_vm(self, lease: Lease, oldest: float) -> bool:
-        sight = self._sights.get(lease.run.key)
-        if lease.phase is not Phase.STARTED or sight is None or sight.view is None or sight.at < oldest:
+        if lease.phase is not Phase.STARTED:
             return False
-        job = sight.view
-        return job.run == lease.target and job.state is JobState.RUNNING and job.node == lease.vm
+        job = self.sights.since(lease.run.key, oldest)
+        return job is not None and job.run == lease.target and job.state is JobState.RUNNING and job.node == lease.vm
 
     async def _nodes(self) -> Mapping[str, NodeView]:
         return await self.lrms.nodes()
 
     # --- deeds -----------------------------------------------------------------------------------------
 
-    async def _do(self, lease: Lease, deed: Deed, facts: Facts) -> Next:
+    async def _do(self, lease: Lease, deed: Deed, facts: Facts) -> Next | None:
         try:
             with around(f"bait.deed.{deed.value}"):
                 await self._perform(lease, deed, facts)
@@ -307,8 +282,16 @@ class Follower:
         except LrmsUnavailable as error:
             self.log.warn("{run}: {deed}: no answer: {error}", run=str(lease.run), deed=deed.value, error=error)
             return self.times.poll_s
-        await self._note(lease, jobs.done(lease, deed, self.clock.seconds()))
-        return Now.AGAIN if deed not in _SAID else Now.REST
+        if deed in _SAID:
+            return Now.REST
+        if deed in _TOLD:
+            return self._on_the_beat(self.times.soon_s)
+        after = jobs.done(lease, deed, self.clock.seconds())
+        if after != lease and lease.lease in self.hooks:
+            # Its starter waits: written with what follows, in one commit. Losing it means doing the deed again.
+            return await self._follow(lease, after)
+        await self._note(lease, after)
+        return Now.AGAIN
 
     async def _note(self, lease: Lease, after: Lease) -> None:
         """Put what a deed led to, unless the record has changed meanwhile."""
@@ -355,7 +338,7 @@ class Follower:
     async def _mark(self, lease: Lease, job: JobView | None) -> None:
         await self.lrms.make_requeueable(lease.run, note.write(lease, self.bait, self.clock.seconds()))
         if job is None or not job.requeue:
-            self._sights.pop(lease.run.key, None)  # what was seen before is out of date
+            self.sights.forget(lease.run.key)  # what was seen before is out of date
 
     async def _send(self, lease: Lease) -> None:
         assert lease.vm is not None
@@ -396,5 +379,11 @@ def _run(lease: Lease) -> Run:
     return lease.run
 
 
+_AT_THE_BAIT = frozenset({Phase.REQUESTED, Phase.GRANTED})
+"""Phases in which the starter holds the job here, and no deed but our note touches it."""
+
 _SAID = frozenset({Deed.ASK, Deed.BIND, Deed.RELEASE_VM, Deed.FORGET})
 """Deeds whose answer comes as a message, which kicks: looking again before it would find nothing new."""
+
+_TOLD = frozenset({Deed.SAY_PARK, Deed.SAY_BACK})
+"""Deeds after which the starter has to end, and the LRMS to notice."""

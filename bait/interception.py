@@ -65,7 +65,7 @@ class Interception:
             return Answer("hand-back", f"wnod: the batch system does not answer: {error}")
         if job is None or job.owner != uid:
             return Answer("hand-back", "wnod: no such job of this user")
-        self.follower.saw(run.key, job)
+        self.follower.sights.saw(run.key, job)
         if job.run != run or job.state is not JobState.RUNNING or job.node != self.bait:
             has = f"{job.run} {job.word} on {job.node}"
             return Answer("hand-back", f"wnod: the batch system has {has}, not {run} running on {self.bait}")

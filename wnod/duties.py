@@ -1,8 +1,8 @@
 """Runs the deeds: one at a time per key, again until nothing is left to do, never losing a failure.
 
 `kick(key)` says "something about this key may have changed". The `step` coroutine then looks at the world,
-decides, journals and performs at most one deed; its answer says whether to go on at once, when to look again,
-or that all is well. Kicks that arrive meanwhile are not lost and not doubled. A step that fails is tried again
+decides, journals and performs a deed; its answer says whether to go on at once, when to look again, or that all
+is well. Kicks that arrive meanwhile are not lost and not doubled. A step that fails is tried again
 with back-off: an exception is a missing fact, never a reason to drop the key.
 """
 

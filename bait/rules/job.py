@@ -74,14 +74,14 @@ def _at_the_bait(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step
     if facts.now > lease.since + times.answer_s:
         return Step(_return(lease, facts, "the hostmaster did not answer in time", delay_s=5))
     if lease.phase is Phase.REQUESTED:
-        return _requested(lease, facts, times)
+        return _requested(lease, job, facts, times)
     return _granted(lease, job, facts, times)
 
 
-def _requested(lease: Lease, facts: Facts, times: Times) -> Step:
+def _requested(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if facts.vm is not None:
         granted = replace(lease, vm=facts.vm.vm, generation=facts.vm.generation)
-        return Step(_enter(granted, Phase.GRANTED, facts.now, "granted"))
+        return _granted(_enter(granted, Phase.GRANTED, facts.now, "granted"), job, facts, times)
     if facts.linked and not facts.asking:
         return Step(lease, Deed.ASK)
     return Step(lease, wake_s=times.poll_s)
@@ -96,7 +96,7 @@ def _granted(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(lease, None if facts.asking or not facts.linked else Deed.BIND, times.poll_s)
     if not (job.requeue and lease.marked):
         return Step(lease, Deed.MAKE_REQUEUEABLE)
-    return Step(_enter(lease, Phase.PARKING, facts.now))
+    return Step(_enter(lease, Phase.PARKING, facts.now), Deed.SAY_PARK)
 
 
 def _denied(lease: Lease, denial: Denial, facts: Facts) -> Step:

@@ -43,7 +43,7 @@ def decide(world: World, rules: Rules, at: int, lease: Lease, late: bool) -> Mov
         yield what, world
         return
     decided = Deed(lease.id, deed, world.job.restart)
-    if deed in ("send", "give-back"):
+    if deed in ("send", "give-back", "say-park"):  # much can happen between these and their record
         yield what, put(world, at, deed=decided)
         return
     for how, done in _perform(world, rules, at, world.hosts[at], decided):

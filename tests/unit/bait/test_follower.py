@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from twisted.internet.defer import Deferred
 
 from bait.lrms.base import JobState, LrmsRefused, LrmsUnavailable
 from bait.rules.lease import Lease, Phase, Times
@@ -14,6 +15,7 @@ from protocol.messages import Code, Denied, HostInventory, Release, RequestVm, V
 from tests.fakes.lrms import HAND_BACK, PARK
 from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, again, bait_case
 from tests.unit.bait.records import DEBIAN, SHAPE, VM, granted
+from wnod.crashpoint import watched
 
 
 @pytest.fixture
@@ -56,6 +58,30 @@ def test_a_job_is_asked_for_parked_sent_followed_and_released(case: BaitCase) ->
     assert (case.follower.leases, case.over[-1].phase) == ({}, Phase.ENDED)
     assert list(case.over[-1].stages) == ["intercepted", "granted", "parked", "ready", "released", "running", "ended"]
     assert case.journal.load("lease", Lease) == {}
+
+
+def test_a_starter_is_answered_after_three_commits_and_each_deed_after_its_own(case: BaitCase) -> None:
+    passed: list[str] = []
+    with watched(passed.append):
+        case.intercepted()
+        case.grant()
+        case.run(0.01)
+    after = [name.removesuffix(".after").removeprefix("bait.") for name in passed if name.endswith(".after")]
+    assert after == [
+        "commit.requested", "deed.ask", "commit.granted", "deed.bind", "deed.make-requeueable", "commit.parking",
+        "deed.say-park",
+    ]  # fmt: skip
+
+
+def test_a_lease_that_is_over_while_its_job_gets_our_note_stays_over(case: BaitCase) -> None:
+    _, answers = case.intercepted()
+    noted: Deferred[None] = Deferred()
+    case.lrms.make_requeueable = lambda run, note: noted  # type: ignore[assignment, method-assign]
+    case.grant()
+    case.follower.put(replace(case.lease, phase=Phase.ENDED, text="superseded"))
+    noted.callback(None)
+    case.run(0.2)
+    assert (case.lease.phase, case.lease.text, answers) == (Phase.ENDED, "superseded", [])
 
 
 def test_the_request_says_what_the_lrms_says_and_not_what_the_starter_claims(case: BaitCase) -> None:

@@ -48,15 +48,17 @@ def test_a_caught_job_is_asked_for_once() -> None:
     assert step(a_lease(), linked=False).deed is None
 
 
-def test_a_grant_is_written_down_with_its_generation() -> None:
-    lease = step(a_lease(), asking=False, vm=a_view()).lease
-    assert (lease.phase, lease.vm, lease.generation) == (Phase.GRANTED, VM, 1)
+def test_a_grant_is_written_down_with_its_generation_before_its_vm_is_bound() -> None:
+    first = step(a_lease(), asking=False, vm=a_view())
+    assert (first.lease.phase, first.lease.vm, first.lease.generation) == (Phase.GRANTED, VM, 1)
+    assert first.deed is Deed.BIND
 
 
 def test_the_vm_is_bound_before_the_job_may_leave() -> None:
     assert step(granted(), vm=a_view()).deed is Deed.BIND
     assert step(granted(), vm=a_view(), asking=True).deed is None
-    assert step(granted(marked=True), vm=BOUND).lease.phase is Phase.PARKING
+    leaves = step(granted(marked=True), vm=BOUND)
+    assert (leaves.lease.phase, leaves.deed) == (Phase.PARKING, Deed.SAY_PARK)
 
 
 def test_a_job_carries_our_note_before_it_may_leave() -> None:

@@ -41,6 +41,7 @@ LEASES = st.builds(
     phase=st.sampled_from(list(Phase)),
     since=st.floats(90, 100),
     vm=st.sampled_from([VM, None]),
+    marked=st.booleans(),
     told=st.booleans(),
     failed_node=st.booleans(),
     refused_at=st.sampled_from([None, 99.0]),
@@ -80,7 +81,8 @@ EDGES: dict[Phase, set[Phase]] = {
 
 
 def sane(lease: Lease) -> Lease:
-    """Phases past GRANTED have a VM; others need not."""
+    """Phases past GRANTED have a VM; others need not. The note is put on a job only when there is one."""
+    lease = replace(lease, marked=lease.marked and lease.phase is not Phase.REQUESTED)
     free = lease.phase in (Phase.REQUESTED, Phase.RETURNING, Phase.REFUSING, Phase.ENDED)
     return lease if lease.vm is None and free else replace(lease, vm=VM)
 
@@ -127,7 +129,8 @@ def test_each_deed_rests_on_facts_that_were_seen(lease: Lease, seen: Facts) -> N
         case Deed.SAY_PARK:
             assert here
             assert seen.hook
-            assert lease.phase in (Phase.PARKING, Phase.REFUSING)
+            assert taken.lease.phase in (Phase.PARKING, Phase.REFUSING)
+            assert lease.marked or lease.phase is Phase.PARKING
         case Deed.SAY_BACK:
             assert here
             assert lease.phase is Phase.RETURNING
