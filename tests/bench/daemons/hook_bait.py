@@ -8,7 +8,6 @@ user. The host grants and binds at once, from memory: what is measured is the ba
 """
 
 import cProfile
-import gc
 import json
 import os
 import sys
@@ -41,6 +40,7 @@ from tests.fakes.lrms import FakeLrms
 from wnod.config import Gate, Hook
 from wnod.journal import Journal
 from wnod.metrics import Metrics
+from wnod.service import spare_the_collector
 
 reactor: Any = installed
 BAIT = "bait1"
@@ -119,8 +119,7 @@ class Bait:
         Deferred.fromCoroutine(self.core.hooks.start()).addCallback(lambda _: self._settled())
 
     def _settled(self) -> None:
-        gc.collect()
-        gc.freeze()  # as wnod.service does; the batch system's thousands of jobs would be another process's
+        spare_the_collector()  # as the daemon does; the batch system's thousands of jobs would be another process's
         print("ready", flush=True)
 
     def hears(self, message: FromHost) -> None:

@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from wnod.notify import Notify
-from wnod.service import FAILED, OK, SETTLED_S, STOP_LIMIT_S, Service
+from wnod.service import FAILED, OK, SETTLED_S, STOP_LIMIT_S, YOUNG, Service
 
 
 class Told(Notify):
@@ -82,10 +82,12 @@ class ServiceTests(SynchronousTestCase):
 
     def test_what_a_start_has_made_is_no_work_for_the_collector_any_more(self) -> None:
         self.addCleanup(gc.unfreeze)
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
         self.daemon.starting.callback(None)
         assert gc.get_freeze_count() == 0
         self.reactor.advance(SETTLED_S)
         assert gc.get_freeze_count() > 0
+        assert gc.get_threshold()[0] == YOUNG
 
     def test_the_reactor_waits_for_the_orderly_stop(self) -> None:
         self.daemon.starting.callback(None)
