@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 STAMP := build/setup.done
 
-.PHONY: help setup demo test check unit contract e2e simulate torture growth model mutants bench clean lab-up lab-shell lab-status lab-down images
+.PHONY: help setup demo test check unit contract e2e simulate torture growth model properties mutants fuzz bench bench-daemons clean lab-up lab-shell lab-status lab-down images
 
 help:           ## this list
 	@grep -hE '^[a-z0-9-]+: .*## ' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 14
