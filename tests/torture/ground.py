@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +127,23 @@ def _qemus(host: str, first: int) -> Iterator[Qemu]:
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             words = (process / "cmdline").read_bytes().split(b"\0")
-            if b"qemu-system" not in words[0] or os.readlink(process / "ns" / "mnt") != ours:
+            guest = guest_of(words)
+            if guest is None or os.readlink(process / "ns" / "mnt") != ours:
                 continue
-            guest = next((w.decode() for w in words if w.startswith(b"guest=")), "guest=?")
             started = start_time(int(process.name))
             if started is not None:
-                yield Qemu(host, guest.split(",")[0].removeprefix("guest="), int(process.name), started)
+                yield Qemu(host, guest, int(process.name), started)
+
+
+def guest_of(words: Sequence[bytes]) -> str | None:
+    """The guest of a process with this command line, "?" if its name is not told; None if it runs none.
+
+    So for a QEMU without a machine: libvirt asks it what it can, and leaves it when it is killed in that moment.
+    """
+    has_no_machine = any(word.startswith(b"none,") for word in words)
+    if b"qemu-system" not in words[0] or has_no_machine:
+        return None
+    return next((w.decode().split(",")[0].removeprefix("guest=") for w in words if w.startswith(b"guest=")), "?")
 
 
 class Supervisor:

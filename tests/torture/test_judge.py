@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from tests.torture.ground import guest_of
 from tests.torture.judge import Deed, Evidence, Hit, Row, Submission, judge
 from tests.torture.ledger import Run
 
@@ -136,3 +137,13 @@ def test_a_job_that_slurm_does_not_know_is_lost_unless_slurm_was_killed_right_af
 
 def test_a_run_on_a_host_itself_is_a_breach() -> None:
     assert verdict(dataclasses.replace(FIRST, host="h1")) == ["on_bait"]
+
+
+def test_a_qemu_that_libvirt_only_asked_what_it_can_is_no_vm() -> None:
+    """Seen: libvirtd was killed in that moment, and the clean-up waited for a process that nobody had."""
+    probe = b"/usr/libexec/qemu-system-i386 -S -no-user-config -nodefaults -machine none,accel=kvm:tcg -daemonize"
+    assert guest_of(probe.split()) is None
+    vm = b"/usr/bin/qemu-system-x86_64 -name guest=vm-h1-1,debug-threads=on -S -machine pc-q35-7.2,accel=tcg"
+    assert guest_of(vm.split()) == "vm-h1-1"
+    assert guest_of([b"/usr/bin/qemu-system-x86_64", b"-S"]) == "?"
+    assert guest_of([b"sleep", b"guest=vm-h1-1"]) is None
