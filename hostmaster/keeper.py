@@ -134,8 +134,7 @@ class Keeper:
             self._renewed[vm.lease] = now
             if vm.phase is not VmPhase.GONE:
                 self.guests.open(vm.key)
-            if vm.tries and vm.boot_id is None and vm.phase in (VmPhase.CREATING, VmPhase.DESTROYING):
-                self.unheard.asked(vm.generation)  # by a life that may have died before the answer
+            self.unheard.taken_up(vm)
         if self.beside is not None:
             self.beside.load()
         self.hypervisor.watch(self._hint)

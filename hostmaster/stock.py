@@ -58,9 +58,7 @@ class Stock:
         for record in self.keeper.journal.load(SPARES, Spare).values():
             self.spares[record.generation] = record
             self.keeper.guests.open(record.key)
-            going = record.phase in (SparePhase.CREATING, SparePhase.DESTROYING)
-            if record.tries and record.boot_id is None and going:
-                self.keeper.unheard.asked(record.generation)  # by a life that may have died before the answer
+            self.keeper.unheard.taken_up(record)
         self.goldens = self.keeper.journal.load(GOLDENS, Golden)
 
     async def recover(self, domains: Iterable[Domain]) -> None:

@@ -7,12 +7,17 @@ back, so it must have answered for a while before "there is none" is believed.
 
 from dataclasses import dataclass, field
 
+from hostmaster.rules.spare import Spare, SparePhase
+from hostmaster.rules.vm import Vm
 from protocol.ids import Generation
+from protocol.messages import VmPhase
 
 SETTLED_S = 10.0
 """A hypervisor that has answered for so long has done, or will never do, what it was asked before."""
 STEP_S = 2.0
 """Answers that are further apart count as so far apart: the clock may have been set meanwhile."""
+_UNDER_WAY = frozenset({VmPhase.CREATING, VmPhase.DESTROYING, SparePhase.CREATING, SparePhase.DESTROYING})
+"""A guest that never spoke and is on its way up or down may still be on its way up."""
 
 
 @dataclass
@@ -27,6 +32,11 @@ class Unheard:
     def asked(self, generation: Generation) -> None:
         """A create of this generation was asked for, and nobody knows what became of it."""
         self._for_s[generation] = 0.0
+
+    def taken_up(self, record: Vm | Spare) -> None:
+        """A record of an earlier life, which may have died before it heard of a create."""
+        if record.tries and record.boot_id is None and record.phase in _UNDER_WAY:
+            self.asked(record.generation)
 
     def silent(self) -> None:
         """The hypervisor does not answer."""
