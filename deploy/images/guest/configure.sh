@@ -188,7 +188,9 @@ on_credential() {
     is_name "$1" || return 1
     case $2 in 0400 | 400 | 0440 | 440) ;; *) return 1 ;; esac
     [ "$3" != "${secret_seen:-}" ] || return 0
-    case $1 in munge.key) write_secret "$1" "$2" munge "$3" ;; *) write_secret "$1" "$2" root "$3" ;; esac || return 1
+    keeper=root
+    [ "$1" != munge.key ] || keeper=munge
+    write_secret "$1" "$2" "$keeper" "$3" || return 1
     secret_seen=$3
 }
 

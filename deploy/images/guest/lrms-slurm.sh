@@ -193,7 +193,6 @@ go_on_early() {
 wake_early() {
     [ -n "$sleeper" ] || return 1
     exec 6<>"$RUN/early-says"
-    heard=late
     # Once more, should another thread have taken the first one, as may be where the two have only just been let go on.
     for patience in 0.3 "$EARLY_LIMIT_S"; do
         kill -USR2 "$sleeper" 2>/dev/null
