@@ -1,6 +1,6 @@
 """The grace after a restart of the LRMS: how long a caught run is not sent, whatever was seen."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bait.rules.grace import left_s
@@ -25,13 +25,11 @@ def step(now: float, up_for_s: float | None, times: Times = TIMES) -> Step:
 
 
 @given(AGES, AGES)
-@settings(deadline=None)
 def test_a_run_waits_until_the_lrms_has_been_up_for_the_grace_and_no_longer(up_for_s: float, grace_s: float) -> None:
     assert left_s(up_for_s, grace_s) == (0.0 if up_for_s >= grace_s else grace_s - up_for_s)
 
 
 @given(st.floats(100.0, 1e6), st.floats(0.0, 30.0))
-@settings(deadline=None)
 def test_a_job_is_sent_exactly_when_the_grace_is_over_whatever_our_clock_says(now: float, up_for_s: float) -> None:
     taken = step(now, up_for_s)
     assert (taken.deed is Deed.SEND) == (up_for_s >= 15.0)
@@ -39,7 +37,6 @@ def test_a_job_is_sent_exactly_when_the_grace_is_over_whatever_our_clock_says(no
 
 
 @given(st.floats(100.0, 160.0))
-@settings(deadline=None)
 def test_nothing_is_sent_while_nobody_knows_for_how_long_the_lrms_has_been_up(now: float) -> None:
     assert step(now, None) == Step(ready(), wake_s=TIMES.poll_s)
 

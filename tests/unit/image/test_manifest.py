@@ -63,7 +63,7 @@ def test_the_id_is_another_for_every_difference(tmp_path: Path, change: dict[str
     assert write_image(tmp_path).image_id != write_image(tmp_path, CONTENT, **change).image_id
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(name=st.sampled_from(manifest.FILES), place=st.integers(0, 10_000), flip=st.integers(1, 255))
 def test_no_changed_byte_is_missed(tmp_path: Path, name: str, place: int, flip: int) -> None:
     write_image(tmp_path)

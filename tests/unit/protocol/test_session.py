@@ -196,7 +196,7 @@ class TwoEnds(RuleBasedStateMachine):
 
 
 TestTwoEnds = TwoEnds.TestCase
-TestTwoEnds.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTwoEnds.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 def established() -> tuple[BaitSession, HostSession]:

@@ -335,7 +335,7 @@ def test_a_fifo_does_not_make_us_wait(tmp_path: Path) -> None:
         load_hostmaster(str(tmp_path / "h.yaml"))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.text(max_size=40), st.integers(0, len(HOSTMASTER)))
 def test_whatever_is_typed_into_a_file_it_loads_or_is_explained(junk: str, at: int) -> None:
     with tempfile.NamedTemporaryFile(suffix=".yaml") as file:

@@ -176,7 +176,7 @@ def after_crash(path: Path, directory: Path, keep_wal: int | None = None) -> Jou
     return Journal(str(directory / "j"), "bait", "b1")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(operations)
 def test_a_crash_after_any_operation_keeps_exactly_what_was_committed(todo: list[object]) -> None:
     model = Model()
@@ -192,7 +192,7 @@ def test_a_crash_after_any_operation_keeps_exactly_what_was_committed(todo: list
         journal.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(operations, st.lists(simple, min_size=1, max_size=5))
 def test_a_crash_inside_a_transaction_keeps_nothing_of_it(before: list[object], inside: list[object]) -> None:
     model = Model()
@@ -210,7 +210,7 @@ def test_a_crash_inside_a_transaction_keeps_nothing_of_it(before: list[object], 
         journal.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(simple, nested), min_size=1, max_size=6), st.floats(0, 1))
 def test_a_torn_write_ahead_log_is_some_earlier_commit_and_never_half_of_one(todo: list[object], cut: float) -> None:
     model = Model()
