@@ -17,7 +17,7 @@ from deploy.lab.layout import HEAD
 PLACE = "/home/bench"
 SCRIPT = f"{PLACE}/job.sh"
 LOOK_S = 0.002
-LOOKS_S = 1.0
+SCHEDULED_EVERY_S = 1.0
 """Between two of slurmctld's looks at its queue."""
 JOB = f"""#!/bin/sh
 : >"{PLACE}/marks/$1.${{SLURM_ARRAY_TASK_ID:-0}}.start"
@@ -62,7 +62,7 @@ def look(lab: Lab, options: Sequence[str], token: str) -> float:
 
 def full_second() -> float:
     """The monotonic time at which the clock's second began."""
-    return time.monotonic() - time.time() % LOOKS_S
+    return time.monotonic() - time.time() % SCHEDULED_EVERY_S
 
 
 def wait_for_phase(begun: float, phase: float) -> None:
@@ -72,7 +72,7 @@ def wait_for_phase(begun: float, phase: float) -> None:
 
 def until_phase(begun: float, phase: float, now: float) -> float:
     """Seconds from `now` until then, less than an interval."""
-    return (begun + phase * LOOKS_S - now) % LOOKS_S
+    return (begun + phase * SCHEDULED_EVERY_S - now) % SCHEDULED_EVERY_S
 
 
 def sbatch(lab: Lab, options: Sequence[str], token: str) -> float:

@@ -153,5 +153,5 @@ def test_the_text_names_every_contestant_every_floor_and_every_bar() -> None:
 def test_a_job_is_submitted_that_far_after_a_look_whenever_that_was(begun: float, phase: float) -> None:
     for now in (10.2, 10.9, 11.5):
         wait = stopwatch.until_phase(begun, phase, now)
-        assert 0 <= wait < stopwatch.LOOKS_S
-        assert (now + wait - begun) % stopwatch.LOOKS_S == pytest.approx(phase)
+        assert 0 <= wait < stopwatch.SCHEDULED_EVERY_S
+        assert (now + wait - begun) % stopwatch.SCHEDULED_EVERY_S == pytest.approx(phase)
