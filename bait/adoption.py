@@ -4,7 +4,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from bait.follower import Follower
-from bait.lrms.base import JobState, JobView, Lrms, LrmsUnavailable
+from bait.lrms.base import Home, JobState, JobView, Lrms, LrmsUnavailable
 from bait.rules import note
 from bait.rules.lease import Lease, Phase
 from protocol.messages import VmStatus
@@ -31,7 +31,7 @@ async def _adopt(follower: Follower, lrms: Lrms, vm: VmStatus) -> None:
 
 def record(vm: VmStatus, job: JobView | None, now: float) -> Lease:
     """A record for a VM that the host has and no journal explains. Pure."""
-    partition, requeue = _home(job)
+    home = _home(vm, job)
     caught = vm.run.restart - 1
     return Lease(
         lease=vm.lease,
@@ -40,8 +40,9 @@ def record(vm: VmStatus, job: JobView | None, now: float) -> Lease:
         user=job.user if job is not None else "",
         environment=vm.environment,
         shape=vm.shape,
-        partition=partition,
-        requeue=requeue,
+        partition=home.partition,
+        requeue=home.requeue,
+        required_nodes=home.required_nodes,
         phase=_phase(vm, job),
         since=now,
         vm=vm.vm,
@@ -61,9 +62,11 @@ def _phase(vm: VmStatus, job: JobView | None) -> Phase:
     return Phase.RELEASED
 
 
-def _home(job: JobView | None) -> tuple[str, bool]:
-    """Partition and requeue wish, from our own note if the job carries one."""
+def _home(vm: VmStatus, job: JobView | None) -> Home:
+    """From our own note if the job carries one."""
     if job is None:
-        return "", True
+        return Home("", True)
     ours = note.read(job.note)
-    return (job.partition, job.requeue) if ours is None else (ours.home.partition, ours.home.requeue)
+    if ours is not None:
+        return ours.home
+    return Home(job.partition, job.requeue, () if vm.vm in job.required_nodes else job.required_nodes)

@@ -103,6 +103,7 @@ class Interception:
             shape=wanted.shape if isinstance(wanted, Wanted) else NOTHING,
             partition=job.partition,
             requeue=job.requeue and not note.forbids_requeue(job.note),
+            required_nodes=job.required_nodes,
             phase=Phase.REQUESTED if possible else Phase.REFUSING,
             text="" if isinstance(wanted, Wanted) else wanted.text,
             since=now,

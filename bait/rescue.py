@@ -35,10 +35,15 @@ def orphans(
         ours = note.read(job.note)
         if ours is None or ours.lease in mine or (now <= ours.until and ours.lease not in lost):
             continue
-        lured = job.held or job.required_nodes or job.partition != ours.home.partition
-        if job.state is JobState.PENDING and lured:
+        if job.state is JobState.PENDING and (job.held or _is_aimed(job, ours)):
             found.append((job, ours))
     return found
+
+
+def _is_aimed(job: JobView, ours: Note) -> bool:
+    """True if it waits for a VM, or elsewhere than at home. A note of an older release does not say which VM it was."""
+    vm = ours.home.vm
+    return (vm in job.required_nodes if vm else bool(job.required_nodes)) or job.partition != ours.home.partition
 
 
 def late_nodes(down: Mapping[str, float], spared: Collection[str | None], now: float) -> list[str]:
@@ -72,7 +77,7 @@ class Rescue:
         # Twice: the first answer may have been asked for before a lease came to its end.
         lost = before & self._lost
         for job, ours in orphans(jobs, self.follower.leases, self.clock.seconds(), lost):
-            text = note.given_back(ours.home, f"{ours.bait or 'its bait'} did not go on with it")
+            text = note.given_back(ours.home, note.left_alone(ours))
             self.log.warn("{run}: {text}", run=str(job.run), text=text, lease=ours.lease)
             try:
                 with around("bait.rescue"):

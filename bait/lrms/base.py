@@ -92,6 +92,10 @@ class Home:
 
     partition: str
     requeue: bool
+    required_nodes: tuple[str, ...] = ()
+    """The nodes its user asked for, as `JobView` showed them before it was sent."""
+    vm: str = ""
+    """The node that `send` names, if there was a VM: required nodes with it among them are ours, others are not."""
 
 
 class Lrms(Protocol):
@@ -131,13 +135,15 @@ class Lrms(Protocol):
         """The user's wish for no requeue holds again, because his job has started."""
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
-        """Undo all we did: no target, home partition (unless somebody has moved it since), eligible in `delay_s`
-        seconds, released if held by us (R11, R12). Ours is a hold that the LRMS set for an exit code or that
-        `refuse` set, not a human's. At home, where baits are, it stays requeueable, and the note says what its user
-        wished; elsewhere the wish holds again."""
+        """Undo all we did: its own required nodes, home partition (each unless somebody has changed it since), eligible
+        in `delay_s` seconds, released if held by us (R11, R12). Ours is a hold that the LRMS set for an exit code or
+        that `refuse` set, not a human's. At home, where baits are, it stays requeueable, and the note says what its
+        user wished; elsewhere the wish holds again. If the LRMS does not know its own nodes any more, it may run on
+        any, and the note says so: it must not be stuck on a VM's node."""
 
     async def refuse(self, run: Run, home: Home, text: str) -> None:
-        """Leave the job held such that its user sees `text`, can change the job and can release it himself."""
+        """Leave the job held such that its user sees `text`, can change the job and can release it himself. What we
+        did to it is undone as by `give_back`."""
 
     async def tell(self, run: Run, text: str) -> None:
         """Show the user why the job waits (Slurm: Comment). Best effort."""

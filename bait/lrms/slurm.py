@@ -6,7 +6,7 @@ given; what slips through between the look and the act is caught by the gate in 
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -88,7 +88,7 @@ class Slurm:
 
     async def make_requeueable(self, run: Run, note: str) -> None:
         view, _ = await self._read(run)
-        words = commands.one_line(note)
+        words = commands.note_line(note)
         if not view.requeue or (words and words != view.note):
             await self._act(commands.requeueable(parse.job_id(run), words))
 
@@ -101,7 +101,7 @@ class Slurm:
             return
         _must_be_ours(view)
         job = parse.job_id(run)
-        if not (there and view.requeue and view.note == commands.one_line(note)):
+        if not (there and view.requeue and view.note == commands.note_line(note)):
             await self._act(commands.target(job, self._vm_partition, node, note))
         if view.held:
             await self._act(commands.release(job))
@@ -112,27 +112,40 @@ class Slurm:
             await self._act(commands.not_requeueable(parse.job_id(run)))
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
-        """At most two scontrol calls. Eligible in 10 seconds at the earliest: sooner, Slurm may lose the job. A hold
+        """At most three scontrol calls. Eligible in 10 seconds at the earliest: sooner, Slurm may lose the job. A hold
         that is neither Slurm's for our exit code nor of our refusal stays: it is the user's."""
         view, _ = await self._read(run)
         _must_be_pending(view)
-        job = parse.job_id(run)
         there = self._belongs(view, home)
-        back = Home(there, home.requeue or there == home.partition)
-        await self._act(commands.untarget(job, back, note, delay_s))
+        back = replace(home, partition=there, requeue=home.requeue or there == home.partition)
+        await self._untarget(view, back, note, delay_s)
         if parse.held_by_us(view):
-            await self._act(commands.release(job))
+            await self._act(commands.release(parse.job_id(run)))
 
     async def refuse(self, run: Run, home: Home, text: str) -> None:
         view, comment = await self._read(run)
         _must_be_pending(view)
-        job = parse.job_id(run)
         if not view.held:  # first, or it may start in between
-            await self._act(commands.user_hold(job))
+            await self._act(commands.user_hold(parse.job_id(run)))
         words = f"Comment={commands.with_word(comment, text)}"
-        note = f"{parse.REFUSED_NOTE} {text}"
-        there = Home(self._belongs(view, home), home.requeue)
-        await self._act((*commands.untarget(job, there, note, 0), words))
+        note = f"{parse.REFUSED_NOTE} {commands.one_line(text)}"
+        await self._untarget(view, replace(home, partition=self._belongs(view, home)), note, 0, words)
+
+    async def _untarget(self, view: JobView, home: Home, note: str, delay_s: int, *more: str) -> None:
+        """Its own required nodes in place of our VM's. Slurm refuses nodes that it does not know any more, and then
+        has changed nothing: better anywhere than stuck on a VM that is gone."""
+        job, own = parse.job_id(view.run), home.required_nodes if self._is_aimed(view, home) else None
+        try:
+            await self._act((*commands.untarget(job, home, own, note, delay_s), *more))
+        except LrmsRefused as error:
+            if not own or not commands.no_such_node(str(error)):
+                raise
+            words = f"{note}; its required nodes are gone: {','.join(own)}"
+            await self._act((*commands.untarget(job, home, (), words, delay_s), *more))
+
+    def _is_aimed(self, view: JobView, home: Home) -> bool:
+        """True if the job's required nodes are our doing. A note of an older release does not say which VM it was."""
+        return home.vm in view.required_nodes if home.vm else view.partition == self._vm_partition
 
     def _belongs(self, view: JobView, home: Home) -> str:
         """The job's partition: one that is not the VMs' was chosen by somebody, and stays."""

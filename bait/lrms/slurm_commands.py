@@ -13,6 +13,7 @@ Argv = tuple[str, ...]
 
 _COMMENT_LIMIT = 1024  # longer comments are refused by slurmctld
 _TEXT_LIMIT = 300
+_NOTE_LIMIT = 8192  # AdminComment itself takes what an argument can hold: 130 000 bytes were kept (22.05.8)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})\Z")
 _OURS = re.compile(r" ?\[wnod: [^\[\]]*\]\Z")
 # slurmctld away or too slow, in the words of Slurm's commands. "Unexpected message" is what scontrol says of a
@@ -56,13 +57,14 @@ def sinfo(mark: str, partition: str | None = None) -> Argv:
 def target(job: str, partition: str, node: str, note: str) -> Argv:
     """Point a parked job at its VM. Without StartTime a requeued job waits two minutes."""
     place = (f"Partition={partition}", f"ReqNodeList={checked_node(node)}", "StartTime=now")
-    return (*_update(job), *place, "Requeue=1", f"AdminComment={one_line(note)}")
+    return (*_update(job), *place, "Requeue=1", f"AdminComment={note_line(note)}")
 
 
-def untarget(job: str, home: Home, note: str, delay_s: int) -> Argv:
-    """Undo `target`; eligible again after the delay."""
-    place = (f"Partition={home.partition}", "ReqNodeList=", f"StartTime=now+{max(_BACK_S, delay_s)}")
-    return (*_update(job), *place, f"Requeue={int(home.requeue)}", f"AdminComment={one_line(note)}")
+def untarget(job: str, home: Home, nodes: Sequence[str] | None, note: str, delay_s: int) -> Argv:
+    """Undo `target`; eligible again after the delay. `nodes`: required from now on; None: those that are stay."""
+    required = () if nodes is None else (f"ReqNodeList={','.join(nodes)}",)
+    place = (f"Partition={home.partition}", *required, f"StartTime=now+{max(_BACK_S, delay_s)}")
+    return (*_update(job), *place, f"Requeue={int(home.requeue)}", f"AdminComment={note_line(note)}")
 
 
 def comment(job: str, text: str) -> Argv:
@@ -130,10 +132,15 @@ def with_word(comment_now: str, text: str) -> str:
     return joined if len(joined.encode()) < _COMMENT_LIMIT else theirs
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, limit: int = _TEXT_LIMIT) -> str:
     """Text for people, fit for a field of Slurm's: one printable line, at most 300 characters."""
     line = "".join(char if char.isprintable() else " " for char in text).strip()
-    return line if len(line) <= _TEXT_LIMIT else line[: _TEXT_LIMIT - 1] + "…"
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def note_line(note: str) -> str:
+    """A note, fit for AdminComment: half of one would tell another bait something wrong, so it may be long."""
+    return one_line(note, _NOTE_LIMIT)
 
 
 def checked_node(node: str) -> str:

@@ -50,6 +50,7 @@ _DOWN = frozenset(
 _DRAIN = frozenset({"drain", "drained", "draining"})
 _BUSY = frozenset({"allocated", "mixed", "completing"})
 _JOB_ID = re.compile(r"(?P<job>[0-9]+)(?:_(?P<task>[0-9]+))?\Z")
+_NODES = re.compile(r"(?:[^,\[]|\[[^]]*\])+")  # of "m2,n[1-3,7]": two
 _MIB = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2, "P": 1024.0**3}
 _TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<clock>[0-9]+(?::[0-9]+){0,2})\Z")
 _AS_OF = re.compile(r"^Configuration data as of (\S+)$", re.MULTILINE)
@@ -192,7 +193,7 @@ def _job(record: dict[str, str], cluster: str) -> JobView:
         nodes=_first(record["NumNodes"]),
         batch=record["BatchFlag"] not in ("", "0"),  # Slurm counts on in it how often a job's node has failed
         requeue=record["Requeue"] == "1",
-        required_nodes=tuple(name for name in record["ReqNodes"].split(",") if name),
+        required_nodes=tuple(_NODES.findall(record["ReqNodes"])),
         note=record["admin_comment"],
         exit_code=code >> 8 & 255 if ended else None,
         signal=code & 127 if ended else None,

@@ -126,9 +126,11 @@ def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         if job.run == lease.target and job.node == lease.vm:
             return Step(_enter(lease, Phase.RELEASED, facts.now, "released"))
         return Step(_end(lease, facts, "somebody else moved the job"))
+    sent = lease.vm in job.required_nodes
     if not job.held:
-        sent = lease.vm in job.required_nodes
         return Step(_enter(lease, Phase.RELEASED, facts.now, "released") if sent else _taken_away(lease, facts))
+    if not sent and job.required_nodes != lease.required_nodes:
+        lease = replace(lease, required_nodes=job.required_nodes)  # somebody has changed them: sending loses them
     trouble = _vm_trouble(lease, facts, times)
     if trouble:
         return Step(_failed(lease, facts, trouble, times))

@@ -413,9 +413,14 @@ class FakeLrms:
             job.word, job.held_by = word, held_by
 
     def _untarget(self, job: FakeJob, home: Home, note: str, delay_s: int) -> None:
+        aimed = home.vm in job.required_nodes if home.vm else job.partition == self.vm_partition
         if job.partition == self.vm_partition:
             job.partition = home.partition
-        job.required_nodes, job.requeue, job.note = (), home.requeue, note
+        if aimed:
+            known = all(name in self.all_nodes for name in home.required_nodes)
+            job.required_nodes = home.required_nodes if known else ()
+            note = note if known else f"{note}; its required nodes are gone: {','.join(home.required_nodes)}"
+        job.requeue, job.note = home.requeue, note
         job.eligible_at = self.clock.seconds() + max(10, delay_s)
 
 

@@ -121,6 +121,7 @@ class SlurmWorld:
             "comment": lambda comment: f"--comment={comment}",
             "account": lambda account: f"--account={account}",
             "name": lambda name: f"--job-name={name}",
+            "required_nodes": lambda nodes: f"--nodelist={','.join(nodes)}",
         }
         words = [options[name](value) for name, value in wishes.items()]
         script = str(self._site.files / "script")
@@ -174,6 +175,10 @@ class SlurmWorld:
     def move(self, job: str, partition: str) -> None:
         # Slurm says no, because the job's node is not there, and moves it all the same; a user's no is a no (22.05.8).
         self._lab.run("head", ["scontrol", "update", f"JobId={job}", f"Partition={partition}"])
+
+    def require(self, job: str, nodes: str) -> None:
+        # As with `move`: a node that is not in the job's partition is complained of, and taken (22.05.8).
+        self._lab.run("head", ["scontrol", "update", f"JobId={job}", f"ReqNodeList={nodes}"])
 
     def drain(self, node: str, reason: str) -> None:
         self._run("scontrol", "update", f"NodeName={node}", "State=DRAIN", f"Reason={reason}")

@@ -8,7 +8,8 @@ from protocol.ids import Run, Shape
 from tests.contract.lrms.slurm_world import SlurmWorld
 from tests.contract.lrms.worlds import BAIT, VM, World, intercepted, parked, seen, until
 
-HOME = Home(partition="batch", requeue=True)
+HOME = Home(partition="batch", requeue=True, vm=VM)
+OWN = Home(partition="batch", requeue=True, required_nodes=(BAIT,), vm=VM)
 SHAPE = Shape(cpus=1, memory_mib=1024, disk_mib=64)
 NOTE = "wnod:0123456789abcdef:1795150725"
 
@@ -136,6 +137,82 @@ async def test_the_users_own_hold_stays(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("home", [Home("batch", requeue=True), HOME, OWN], ids=["no VM", "a VM", "known"])
+@pytest.mark.parametrize("code", [198, 199])
+async def test_a_job_that_was_never_sent_keeps_its_own_required_nodes(world: World, code: int, home: Home) -> None:
+    run = await intercepted(world, required_nodes=(BAIT,))
+    await world.exits(run.job, code)
+    run = (await seen(world, run.job, state=JobState.PENDING, run=run.next())).run
+    await world.lrms.give_back(run, home, "", delay_s=3600)
+    view = (await world.lrms.jobs([run.job]))[run.job]
+    assert (view.required_nodes, view.partition, view.held) == ((BAIT,), "batch", False)
+    await world.lrms.refuse(run, home, "no such environment")
+    assert (await world.lrms.jobs([run.job]))[run.job].required_nodes == (BAIT,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_that_was_sent_gets_its_own_required_nodes_back(world: World) -> None:
+    world.start_vm()
+    run = await parked(world, required_nodes=(BAIT,))
+    await world.lrms.close_node(VM, "not yet")
+    await world.lrms.send(run, VM, SHAPE, NOTE)
+    assert (await world.lrms.jobs([run.job]))[run.job].required_nodes == (VM,)
+    for _ in range(2):
+        await world.lrms.give_back(run, OWN, "", delay_s=3600)
+        view = (await world.lrms.jobs([run.job]))[run.job]
+        assert (view.required_nodes, view.partition, view.held) == ((BAIT,), "batch", False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_job_has_its_own_required_nodes(world: World) -> None:
+    world.start_vm()
+    run = await parked(world, required_nodes=(BAIT,))
+    await world.lrms.close_node(VM, "not yet")
+    await world.lrms.send(run, VM, SHAPE, NOTE)
+    for _ in range(2):
+        await world.lrms.refuse(run, OWN, "a reserved code")
+        view = (await world.lrms.jobs([run.job]))[run.job]
+        assert (view.required_nodes, view.partition, view.held) == ((BAIT,), "batch", True)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("theirs", [(BAIT,), ()])
+async def test_required_nodes_that_somebody_chose_for_a_sent_job_stay(world: World, theirs: tuple[str, ...]) -> None:
+    world.start_vm()
+    run = await parked(world)
+    await world.lrms.close_node(VM, "not yet")
+    await world.lrms.send(run, VM, SHAPE, NOTE)
+    world.require(run.job, ",".join(theirs))
+    home = HOME if theirs else OWN
+    for _ in range(2):
+        await world.lrms.give_back(run, home, "", delay_s=3600)
+        view = (await world.lrms.jobs([run.job]))[run.job]
+        assert (view.required_nodes, view.partition) == (theirs, "batch")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_whose_own_nodes_are_gone_is_given_back_without_them(world: World) -> None:
+    world.start_vm()
+    run = await parked(world)
+    await world.lrms.close_node(VM, "not yet")
+    await world.lrms.send(run, VM, SHAPE, NOTE)
+    gone = Home("batch", requeue=True, required_nodes=("gone-1",), vm=VM)
+    await world.lrms.give_back(run, gone, "wnod: given back: full", delay_s=3600)
+    view = (await world.lrms.jobs([run.job]))[run.job]
+    assert (view.required_nodes, view.partition, view.held) == ((), "batch", False)
+    assert view.note.startswith("wnod: given back: full")
+    assert "gone-1" in view.note
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_long_note_is_kept_whole(world: World) -> None:
+    run = await parked(world)
+    note = f"{OUR_NOTE}0123456789abcdef:nodes={'n[1-3,7],m2,' * 160}:until=1795150725"
+    await world.lrms.make_requeueable(run, note)
+    assert (await world.lrms.jobs([run.job]))[run.job].note == note
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_refused_job_waits_for_its_user_who_can_release_it(world: World) -> None:
     run = await parked(world, comment="my own words")
     await world.lrms.refuse(run, HOME, "no environment retired6: choose debian12")
@@ -238,7 +315,7 @@ async def test_a_sent_job_that_somebody_has_moved_is_found_and_given_back_where_
     world.move(run.job, "batch")
     found = (await world.lrms.waiting())[run.job]
     assert (found.partition, found.required_nodes) == ("batch", (VM,))
-    await world.lrms.give_back(run, Home("elsewhere", requeue=True), "", delay_s=3600)
+    await world.lrms.give_back(run, Home("elsewhere", requeue=True, vm=VM), "", delay_s=3600)
     view = (await world.lrms.jobs([run.job]))[run.job]
     assert (view.partition, view.required_nodes, view.held) == ("batch", (), False)
     assert run.job not in await world.lrms.waiting()

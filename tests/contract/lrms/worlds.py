@@ -46,6 +46,9 @@ class World(Protocol):
     def move(self, job: str, partition: str) -> None:
         """By an administrator, to another partition."""
 
+    def require(self, job: str, nodes: str) -> None:
+        """By an administrator: the job needs this node; none if empty."""
+
     def drain(self, node: str, reason: str) -> None:
         """By a human."""
 
@@ -100,6 +103,9 @@ class FakeWorld:
 
     def move(self, job: str, partition: str) -> None:
         self.fake.all_jobs[job].partition = partition
+
+    def require(self, job: str, nodes: str) -> None:
+        self.fake.all_jobs[job].required_nodes = (nodes,) if nodes else ()
 
     def told(self, job: str) -> str:
         found = self.fake.all_jobs[job]

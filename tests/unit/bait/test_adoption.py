@@ -11,7 +11,7 @@ from bait.lrms.base import JobState
 from bait.rules import note
 from bait.rules.lease import Phase
 from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, bait_case
-from tests.unit.bait.records import BAIT, RUN, TARGET, VM, a_job, a_lease, parked_job
+from tests.unit.bait.records import BAIT, RUN, TARGET, VM, a_job, a_lease, granted, parked_job
 
 STATUS = a_status(a_lease())
 
@@ -43,11 +43,13 @@ def test_a_lease_is_taken_up_where_its_job_is(job: Any, phase: Phase) -> None:
 
 
 def test_the_jobs_home_is_read_from_our_own_note() -> None:
-    sent = a_lease(partition="long", requeue=False)
+    sent = granted(partition="long", requeue=False, required_nodes=(BAIT,))
     job = a_job(run=TARGET, node=VM, partition="vwn", note=note.write(sent, BAIT, 100.0))
     lease = record(STATUS, job, 200.0)
     assert lease.home == sent.home
-    assert record(STATUS, parked_job(partition="long", requeue=False), 200.0).home == sent.home
+    bare = parked_job(partition="long", requeue=False, required_nodes=(BAIT,))
+    assert record(STATUS, bare, 200.0).home == sent.home
+    assert record(STATUS, parked_job(required_nodes=(VM,)), 200.0).home.required_nodes == ()
 
 
 def test_a_lease_of_a_job_that_is_over_releases_its_vm(case: BaitCase) -> None:

@@ -176,6 +176,14 @@ def test_a_job_that_the_lrms_refuses_to_send_is_given_back_after_a_while() -> No
     assert step(held, now=112.1, **seen).lease.phase is Phase.RETURNING
 
 
+def test_required_nodes_that_somebody_chose_while_the_job_was_parked_are_what_is_put_back() -> None:
+    seen = {"job": parked_job(required_nodes=("h2",)), "vm": BOUND, "node_ready": True, "node": True, "hook": False}
+    sent = step(ready(required_nodes=("h1",)), **seen)
+    assert (sent.deed, sent.lease.home.required_nodes) == (Deed.SEND, ("h2",))
+    aimed = {**seen, "job": parked_job(required_nodes=(VM,))}  # the release alone was forgotten
+    assert step(ready(required_nodes=("h1",)), **aimed).lease.home.required_nodes == ("h1",)
+
+
 @pytest.mark.parametrize(
     "seen",
     [

@@ -19,10 +19,10 @@ from tests.fakes.lrms import PARK
 from tests.fakes.site import Site
 from tests.fakes.wire import Crash
 from tests.unit.bait.bait_case import BaitCase, bait_case
-from tests.unit.bait.records import BAIT, VM, a_lease, parked_job
+from tests.unit.bait.records import BAIT, VM, a_lease, granted, parked_job
 
 LATE = 100.0 + PATIENCE_S + 1
-OURS = note.write(a_lease(), BAIT, 100.0)
+OURS = note.write(granted(), BAIT, 100.0)
 
 
 def left(now: float = LATE, **changes: Any) -> bool:
@@ -33,7 +33,35 @@ def test_a_note_says_what_is_needed_to_give_the_job_back() -> None:
     lease = a_lease(partition="long,short", requeue=False)
     text = note.write(lease, BAIT, 100.4)
     assert note.read(text) == Note(lease.lease, Home("long,short", False), BAIT, 1000.0)
-    assert len(text) < 300  # longer ones are cut
+    sent = granted(required_nodes=("m2", "n[1-3,7]"))
+    text = note.write(sent, BAIT, 100.4)
+    assert note.read(text) == Note(sent.lease, Home("batch", True, ("m2", "n[1-3,7]"), VM), BAIT, 1000.0)
+    assert ":nodes=m2,n[1-3%2C7]:" in text  # for people, too
+
+
+@given(st.lists(st.text(min_size=1), max_size=20))
+def test_required_nodes_come_back_from_a_note_whatever_their_names_are(names: list[str]) -> None:
+    lease = granted(required_nodes=tuple(names))
+    read = note.read(note.write(lease, BAIT, 100.0))
+    assert read is not None
+    assert read.home == lease.home or (read.nodes_lost and read.home.required_nodes == ())
+
+
+def test_a_list_of_nodes_that_is_too_long_for_a_note_is_said_to_be_lost() -> None:
+    lease = granted(required_nodes=tuple(f"node{number}" for number in range(1000)))
+    text = note.write(lease, BAIT, 100.0)
+    assert len(text) < 300
+    read = note.read(text)
+    assert read is not None
+    assert read.nodes_lost
+    assert "too long" in note.left_alone(read)
+    assert read.home.vm == VM  # all else is there
+
+
+def test_an_older_note_names_no_vm_and_no_nodes() -> None:
+    read = note.read(f"{OUR_NOTE}1:home=long:requeue=1:bait=b:until=5")
+    assert read == Note("1", Home("long", True), "b", 5.0)
+    assert left(held=False, required_nodes=(VM,), note=f"{OUR_NOTE}1:home=batch:requeue=1:bait=b:until=5")
 
 
 @given(st.text())
@@ -64,6 +92,7 @@ def test_a_job_that_is_somebodys_business_is_not() -> None:
     assert not left(note="")
     assert not left(state=JobState.RUNNING)
     assert not left(held=False)
+    assert not left(held=False, required_nodes=(BAIT,))  # its user's own
     assert orphans([parked_job(note=OURS)], {a_lease().lease}, LATE) == []
 
 
@@ -73,9 +102,9 @@ def case(tmp_path: Path) -> Iterator[BaitCase]:
         yield case
 
 
-def parked(case: BaitCase) -> str:
+def parked(case: BaitCase, **wishes: Any) -> str:
     """A job parked by a bait that is not this one."""
-    job, _ = case.intercepted()
+    job, _ = case.intercepted(**wishes)
     case.grant()
     case.run(1)
     case.lrms.exits(job, PARK)
@@ -100,6 +129,16 @@ def test_a_rescue_gives_the_job_back_once(case: BaitCase) -> None:
     rescue.look()
     case.run(1)
     assert record.eligible_at == 0.0
+
+
+def test_a_rescue_puts_back_the_nodes_that_its_user_asked_for(case: BaitCase) -> None:
+    job = parked(case, required_nodes=(BAIT,))
+    record = case.lrms.all_jobs[job]
+    record.partition, record.required_nodes = "vwn", (VM,)  # sent, and then nobody saw to it
+    case.run(PATIENCE_S)
+    Rescue(case.mortal, case.lrms, case.follower).look()
+    case.run(1)
+    assert (record.partition, record.required_nodes, record.held_by) == ("batch", (BAIT,), "")
 
 
 def test_a_job_whose_lease_neither_its_own_bait_nor_the_host_knows_is_given_back_at_the_second_look(

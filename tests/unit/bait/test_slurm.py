@@ -176,7 +176,25 @@ class SlurmTests(SynchronousTestCase):
         hold, update = self.commands.acts()
         assert hold == ("uhold", "12")
         assert "Comment=mine [wnod: no such environment]" in update
-        assert "ReqNodeList=" in update
+
+    def test_only_nodes_that_slurm_does_not_know_are_not_put_back(self) -> None:
+        self.commands.jobs = job(Partition="vwn", ReqNodes="vm1", State="PENDING", PriorityLong="77")
+        own = Home("batch", True, required_nodes=("n[1-2]",), vm="vm1")
+        self.commands.broken["scontrol update"] = Output(1, "", "Job is no longer pending execution for job 12")
+        assert "no longer pending" in self.refused(lambda: self.slurm.give_back(RUN, own, "full"))
+        assert len(self.commands.acts()) == 1
+        self.commands.broken["scontrol update"] = Output(1, "", "Invalid node name specified for job 12")
+        self.refused(lambda: self.slurm.give_back(RUN, own, "full"))
+        *_, first, second = self.commands.acts()
+        assert "ReqNodeList=n[1-2]" in first
+        assert {"ReqNodeList=", "AdminComment=full; its required nodes are gone: n[1-2]"} <= set(second)
+
+    def test_a_target_that_an_older_note_does_not_name_is_told_by_the_partition(self) -> None:
+        for partition, cleared in (("vwn", True), ("batch", False)):
+            self.commands.ran.clear()
+            self.commands.jobs = job(Partition=partition, ReqNodes="vm1", State="PENDING", PriorityLong="77")
+            self.done(lambda: self.slurm.give_back(RUN, HOME, ""))
+            assert ("ReqNodeList=" in self.commands.acts()[0]) is cleared
 
     def test_what_slurm_refuses_is_refused_and_what_it_does_not_answer_is_unknown(self) -> None:
         self.commands.broken["scontrol update"] = Output(1, "", "Invalid node name specified for job 12")

@@ -24,13 +24,19 @@ def test_the_move_is_one_update() -> None:
 
 
 def test_giving_back_clears_the_target() -> None:
-    argv = commands.untarget("7", Home("batch,long", True), "", 15)
+    argv = commands.untarget("7", Home("batch,long", True), (), "", 15)
     assert argv[3:] == ("Partition=batch,long", "ReqNodeList=", "StartTime=now+15", "Requeue=1", "AdminComment=")
 
 
 def test_a_job_never_goes_back_within_the_second_of_its_end() -> None:
     for delay in (-5, 0, 9):
-        assert "StartTime=now+10" in commands.untarget("7", HOME, "", delay)
+        assert "StartTime=now+10" in commands.untarget("7", HOME, None, "", delay)
+
+
+def test_giving_back_puts_required_nodes_back_as_slurm_wrote_them_and_leaves_others_alone() -> None:
+    argv = commands.untarget("7", HOME, ("m2", "n[1-3,7]"), "", 15)
+    assert "ReqNodeList=m2,n[1-3,7]" in argv
+    assert not [word for word in commands.untarget("7", HOME, None, "", 15) if word.startswith("ReqNodeList")]
 
 
 @pytest.mark.parametrize("node", ["vm[1-9]", "a,b", "", "a b", "a\n", "-x", "ALL\x00", "x" * 80])

@@ -94,6 +94,16 @@ def test_a_running_job_has_a_node_and_is_not_held() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "nodes"),
+    [("", ()), ("n1", ("n1",)), ("m2,n[1-3,7]", ("m2", "n[1-3,7]")), ("a[1,2]b[3-4],c", ("a[1,2]b[3-4]", "c"))],
+)
+def test_required_nodes_are_read_as_slurm_wants_them_back(text: str, nodes: tuple[str, ...]) -> None:
+    view = one(ReqNodes=text)
+    assert view.required_nodes == nodes
+    assert ",".join(view.required_nodes) == text
+
+
+@pytest.mark.parametrize(
     ("status", "code", "signal"), [("0", 0, 0), ("768", 3, 0), ("9", 0, 9), ("50944", 199, 0), ("139", 0, 11)]
 )
 def test_an_ended_jobs_exit(status: str, code: int, signal: int) -> None:
