@@ -31,6 +31,7 @@ class Cluster:
         self.lrms.left = self._job_leaves
         self.lrms.unreachable = self._unreachable
         self.lrms.requeued = self._job_requeued
+        self.lrms.given_back = self._job_given_back
         judge.out_of_reach = self.out_of_reach
         self.jobs_by_lease: dict[str, str] = {}
         self.run_s: dict[str, float] = {}
@@ -80,6 +81,12 @@ class Cluster:
         return boot, register
 
     # --- the controller and the machines ---
+
+    def _job_given_back(self, job: FakeJob) -> None:
+        """R11: what its user asked for is put back, and nothing of ours is left."""
+        own = self.lrms.own_nodes.get(job.id)
+        text = f"given back for {job.required_nodes}, its user asked for {own}"
+        self.judge.require(own is None or job.required_nodes == own, "R11", job.id, text)
 
     def _job_started(self, job: FakeJob) -> None:
         assert job.node is not None

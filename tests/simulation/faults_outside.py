@@ -225,7 +225,8 @@ def user_requeues(nemesis: Nemesis, site: Site) -> str:
 
 def user_updates(nemesis: Nemesis, site: Site) -> str:
     pending = [job for job in nemesis.cluster.lrms.all_jobs.values() if job.state is JobState.PENDING]
-    sent = [job for job in pending if job.required_nodes]
+    lrms = nemesis.cluster.lrms
+    sent = [job for job in pending if job.required_nodes not in ((), lrms.own_nodes.get(job.id))]
     if not pending:
         return ""
     job = nemesis.rng.choice([job for job in sent if job.id not in nemesis.changed] or pending)
@@ -233,9 +234,9 @@ def user_updates(nemesis: Nemesis, site: Site) -> str:
     if what == "time":
         job.time_limit_s = 3600
     elif what == "partition":
-        job.partition = nemesis.cluster.lrms.home
+        job.partition = lrms.home
     if what == "target":
-        job.required_nodes = ()
+        job.required_nodes, lrms.own_nodes[job.id] = (), None
     nemesis.changed.add(job.id)
     return f"{job.run}: {what}"
 

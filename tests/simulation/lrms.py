@@ -47,6 +47,10 @@ class Controller(FakeLrms):
         self._leaving: dict[str, Callable[[FakeJob], None]] = {}
         self.outcome: dict[str, str] = {}
         """How each job ended."""
+        self.own_nodes: dict[str, tuple[str, ...] | None] = {}
+        """What its user required, if anything; None once somebody has changed it, perhaps while a bait was at it."""
+        self.given_back: Callable[[FakeJob], None] = lambda job: None
+        """A bait has undone what was done to the job."""
 
     # --- indexes ---
 
@@ -61,6 +65,7 @@ class Controller(FakeLrms):
         for task in tasks or (None,):
             job = self.all_jobs[number if task is None else f"{number}_{task}"]
             self._queue[job.id] = job
+            self.own_nodes[job.id] = job.required_nodes
             self.trace(job.id, "submitted")
         return number
 
@@ -161,6 +166,7 @@ class Controller(FakeLrms):
     def _untarget(self, job: FakeJob, home: Home, note: str, delay_s: int) -> None:
         super()._untarget(job, home, note, delay_s)
         self.trace(job.id, f"back in {home.partition}: {note}")
+        self.given_back(job)
 
     def node_fails(self, name: str) -> None:
         self.all_nodes[name].up = False

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
+from bait.lrms.base import Home
 from bait.rescue import Rescue
 from bait.rules import job as jobs
-from bait.rules.lease import Deed, Step
+from bait.rules.lease import Deed, Lease, Step
 from hostmaster.keeper import Keeper
 from hostmaster.rules import capacity, lifecycle
 from hostmaster.rules.lifecycle import Verdict, Vm
@@ -77,6 +78,11 @@ def target_stays(stack: contextlib.ExitStack) -> None:
     nobody_rescues(stack)  # it would undo the harm a quarter of an hour later
 
 
+def own_nodes_are_lost(stack: contextlib.ExitStack) -> None:
+    """R11: a job that comes back from its VM requires no node, whatever its user asked for."""
+    _patch(stack, Lease, "home", property(lambda lease: Home(lease.partition, lease.requeue, (), lease.vm or "")))
+
+
 def doubt_costs_nothing(stack: contextlib.ExitStack) -> None:
     """R14: only VMs that are known to run are charged."""
     real = capacity.free
@@ -120,7 +126,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "R1": (Mutant(start_not_journalled),),
     "R4": (Mutant(gate_says_yes),),
     "R9": (Mutant(nobody_fences, ("host-cut-off", "clock-jump")),),
-    "R11": (Mutant(target_stays, ("vm-death",)),),
+    "R11": (Mutant(target_stays, ("vm-death",)), Mutant(own_nodes_are_lost, ("user-requeues",))),
     "R12": (Mutant(nobody_rescues, ("amnesia",)),),
     "R13": (Mutant(unknown_is_absent, ("libvirt-away",)),),
     "R14": (Mutant(doubt_costs_nothing),),

@@ -108,13 +108,15 @@ def play_one(seed: tuple[int, int, int, tuple[str, ...]]) -> Result:
 
 
 def _submit(cluster: Cluster, jobs: int) -> None:
-    rng = cluster.rng("users")
+    rng, choosy = cluster.rng("users"), cluster.rng("nodelists")
     count = 0
     while count < jobs:
         name, uid = rng.choice(list(USERS.items()))
         tasks = tuple(range(min(rng.randint(2, 5), jobs - count))) if rng.random() < 0.1 else ()
         wishes = {"wishes": rng.choice(ENVIRONMENTS), "cpus": rng.choice((1, 1, 1, 2)), "requeue": rng.random() < 0.8}
         at = 6.0 + (SUBMIT_UNTIL_S * max(1.0, jobs / len(cluster.sites) / 10)) * rng.random()
+        if choosy.random() < 0.06:
+            wishes["required_nodes"] = (choosy.choice(cluster.sites).bait_name,)
         seconds = rng.choice((1.0, 5.0, 15.0, 40.0))
         cluster.to_come += 1
         cluster.world.callLater(at, _submit_one, cluster, tasks, name, uid, wishes, seconds)
