@@ -81,8 +81,8 @@ def test_libvirt_dies_and_comes_back_and_the_job_in_its_vm_does_not_notice(world
     world.until(lambda: str(pid) not in world.inside(host, "ls", "/proc").split(), 20, "QEMU is gone")
 
 
-def test_a_job_whose_vm_dies_is_requeued_at_once_and_runs_once_more(world: World) -> None:
-    again = world.sbatch("vm-dies", "sleep 6", user="bob")
+def test_a_job_whose_vm_dies_is_requeued_at_once_and_runs_once_more_where_its_user_asked(world: World) -> None:
+    again = world.sbatch("vm-dies", "sleep 6", f"--nodelist={world.lab.layout.node('h2').bait}", user="bob")
     once = world.sbatch("vm-dies-once", "sleep 30", "--no-requeue", state="NODE_FAIL")
     for job in (again, once):
         world.started(job)
@@ -93,6 +93,7 @@ def test_a_job_whose_vm_dies_is_requeued_at_once_and_runs_once_more(world: World
     world.over([again])
     assert (again.state, len(world.starts(again))) == ("COMPLETED", 2)
     assert [page.ended is None for page in world.starts(again)].count(True) == 1
+    assert ["vm-h2" in page.hostname for page in world.starts(again)] == [True, True]
     assert (once.state, len(world.starts(once))) == ("NODE_FAIL", 1)
 
 
