@@ -21,6 +21,7 @@ NO_STEP = 1
 
 SOCKET = "/run/wnod/bait/hook.sock"
 LIMIT_S = 20.0
+"""Also for a bait that is not there: meanwhile its node, open without a daemon, takes no other job out of the queue."""
 SETTINGS = "/etc/wnod/starter.conf"
 """Optional; lines `socket=/path` and `limit=seconds`. Read only if root owns it and nobody else may write it."""
 

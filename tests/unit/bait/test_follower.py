@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
@@ -14,7 +16,7 @@ from protocol.ids import Generation, Run
 from protocol.messages import Code, Denied, HostInventory, Release, RequestVm, VmLost, VmPhase
 from tests.fakes.lrms import HAND_BACK, PARK
 from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, again, bait_case
-from tests.unit.bait.records import DEBIAN, SHAPE, VM, granted
+from tests.unit.bait.records import BAIT, DEBIAN, SHAPE, VM, granted
 from wnod.crashpoint import watched
 
 
@@ -24,9 +26,9 @@ def case(tmp_path: Path) -> Iterator[BaitCase]:
         yield case
 
 
-def parked(case: BaitCase) -> str:
+def parked(case: BaitCase, **wishes: Any) -> str:
     """A job that waits, held, for its VM."""
-    job, answers = case.intercepted()
+    job, answers = case.intercepted(**wishes)
     case.grant()
     case.run(0.5)
     assert [answer.answer for answer in answers] == ["park"]
@@ -120,7 +122,7 @@ def test_a_job_waits_for_a_host_that_is_away_no_longer_than_it_may(case: BaitCas
 
 
 def test_a_denied_job_goes_back_for_as_long_as_the_host_says(case: BaitCase) -> None:
-    job, answers = case.intercepted()
+    job, answers = case.intercepted(required_nodes=(BAIT,))
     ask = case.take(RequestVm)
     case.hear(Denied(id=ask.id, lease=ask.lease, code=Code.NO_ROOM, text="full", permanent=False, retry_after_s=40.0))
     case.run(0.2)
@@ -129,7 +131,29 @@ def test_a_denied_job_goes_back_for_as_long_as_the_host_says(case: BaitCase) -> 
     case.run(2)
     record = case.lrms.all_jobs[job]
     assert 38.0 < record.eligible_at - case.clock.seconds() < 40.0
+    assert record.required_nodes == (BAIT,)  # it was never sent, so there is nothing to put back
     assert case.follower.leases == {}
+
+
+def test_a_sent_job_whose_vm_is_lost_requires_again_what_its_user_required(case: BaitCase) -> None:
+    job = parked(case, required_nodes=(BAIT,))
+    case.ready()
+    case.lrms.stop()
+    case.run(1)
+    record = case.lrms.all_jobs[job]
+    assert (case.lease.phase, record.required_nodes) == (Phase.RELEASED, (VM,))
+    later = again(case)  # what is put back is in the journal
+    later.link()
+    later.hear(VmLost(lease=later.lease.lease, generation=Generation(1), code=Code.VM_DIED, text="it died"))
+    later.run(2)
+    assert (record.partition, record.required_nodes) == ("batch", (BAIT,))
+    later.journal.close()
+
+
+def test_a_record_of_a_release_that_kept_no_required_nodes_is_read() -> None:
+    record = msgspec.to_builtins(granted())
+    assert record.pop("required_nodes") == ()
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Lease) == granted()
 
 
 def test_a_job_that_fits_nowhere_is_parked_and_held_for_its_user(case: BaitCase) -> None:
