@@ -20,6 +20,7 @@ from hostmaster.contact import LOOK_EVERY_S, Contact
 from hostmaster.edges.accounts import account_of
 from hostmaster.environments import Environments
 from hostmaster.keeper import Keeper, Observer
+from hostmaster.recovery import Recovery
 from hostmaster.rules import capacity, guestconf, specify
 from hostmaster.rules.capacity import Host
 from hostmaster.rules.golden import Kind, name_of
@@ -104,6 +105,7 @@ class HostCore:
         now = self.clock.seconds
         self.environments = Environments(self.catalogue, self.images, self.config.capacity, slots, now=now)
         self.keeper = self._make_keeper()
+        self.recovery = Recovery(self.keeper)
         self.background = self._make_background()
         self.stock = Stock(self.clock, self.keeper, self.background, self._specify, self.new_uuid)
         self.baits = BaitService(
@@ -209,7 +211,7 @@ class HostCore:
 
     async def _settle(self) -> None:
         try:
-            await self.keeper.recover()
+            await self.recovery.recover()
             await self.environments.verify()
             await self._choose_accelerator()
             self._look_at_lines()

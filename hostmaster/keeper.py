@@ -13,25 +13,15 @@ from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster import ways
 from hostmaster.contact import Contact
+from hostmaster.deeds import Deeds
 from hostmaster.quarantine import Quarantine, put_away
 from hostmaster.rules import lifecycle, reconcile, story, yielding
-from hostmaster.rules.lifecycle import Deed, Facts, Times, Vm, Way
+from hostmaster.rules.lifecycle import Facts, Times, Vm
 from hostmaster.rules.spare import Spare
 from hostmaster.rules.unheard import Unheard
 from hostmaster.waking import Waking
-from hostmaster.world import (
-    Domain,
-    DomainRefused,
-    DomainSpec,
-    DomainState,
-    Guests,
-    Hypervisor,
-    HypervisorUnavailable,
-    ImageRefused,
-    Images,
-)
+from hostmaster.world import Domain, DomainSpec, DomainState, Guests, Hypervisor, HypervisorUnavailable, Images
 from protocol import guest
 from protocol.ids import BootId, Generation, LeaseId
 from protocol.messages import VmPhase
@@ -116,13 +106,16 @@ class Keeper:
     _late: set[Generation] = field(default_factory=set)
     """VMs that stood still, and whose guests have not yet been told the time."""
     _renewed: dict[LeaseId, float] = field(default_factory=dict)
-    _refused: dict[Generation, str] = field(default_factory=dict)
     log: Logger = field(default_factory=lambda: Logger("hostmaster.keeper"))
 
     def __post_init__(self) -> None:
         self.duties = Duties(self.clock, self._step, "vm")
         self.look = Fresh(self.clock, self._domains)
         self.waking = Waking(self.hypervisor, self.guests, self.specify, self.vms.get, self.put, self.times.retry_s)
+        self.deeds = Deeds(
+            self.hypervisor, self.images, self.guests, self.specify, self.waking, self.unheard, self._put_away,
+            self.times.retry_s,
+        )  # fmt: skip
         if self.contact is not None:
             self.contact.noticed = self.kick_all
 
@@ -139,43 +132,13 @@ class Keeper:
             self.beside.load()
         self.hypervisor.watch(self._hint)
 
-    async def recover(self) -> None:
-        """Compare journal and libvirt: adopt what the journal lost, remove leftovers, resume the rest.
-
-        After it no VM exists, or is still on its way from an earlier life, that is not on record: what is on its way
-        finds no overlay any more, and libvirt shows a domain before that opens one. Raises HypervisorUnavailable while
-        libvirt is away: call again.
-        """
-        while await self._remove_leftovers(await self._adopt()):
-            pass  # look again: one may have come as its overlay was removed
-
-    async def _adopt(self) -> tuple[Domain, ...]:
-        domains = tuple((await self.look.get()).values())
-        for vm in reconcile.adoptable(domains, self.vms, self.host, self.clock.seconds()):
-            self.log.warn("adopted {vm} of lease {lease}: not in the journal", vm=vm.key, lease=vm.lease)
-            self.journal.raise_number("generation", vm.generation)
-            if self.contact is not None:
-                self.contact.assume()
-            self.guests.open(vm.key)
-            self.put(vm)
-        if self.beside is not None:
-            await self.beside.recover(domains)
-        self.kick_all()  # before files are looked at: a VM does not wait for a directory that cannot be read
-        return domains
-
-    async def _remove_leftovers(self, domains: tuple[Domain, ...]) -> bool:
-        names = reconcile.leftovers(await self.images.overlays(), self._records(), domains)
-        for name in names:
-            self.log.warn("removing overlay {name}: it belongs to no VM", name=name)
-            await self.images.remove_overlay(name)
-        return bool(names)
-
-    def _records(self) -> list[Vm | Spare]:
+    def records(self) -> list[Vm | Spare]:
+        """All that this host has on record."""
         return [*self.vms.values(), *(self.beside.spares.values() if self.beside is not None else ())]
 
     def kick_all(self) -> None:
         """See to every VM and spare."""
-        for record in self._records():
+        for record in self.records():
             self.duties.kick(str(record.generation))
 
     def _hint(self, uuid: str) -> None:
@@ -230,7 +193,7 @@ class Keeper:
         with around("host.forget"):
             self.journal.remove(KIND, str(vm.generation))
         del self.vms[vm.generation]
-        for memory in (self.ready, self.failed, self._refused, self.seen):
+        for memory in (self.ready, self.failed, self.deeds.refused, self.seen):
             memory.pop(vm.generation, None)
         self._late.discard(vm.generation)
         self.waking.unanswered.discard(vm.generation)
@@ -290,7 +253,7 @@ class Keeper:
             return Now.REST
         if step.deed is not None:
             with around(f"host.deed.{step.deed.value}"):
-                return await self._perform(step.vm, step.deed)
+                return await self.deeds.perform(step.vm, step.deed)
         if step.vm != vm:
             self.waking.answer_late(step.vm)
             return Now.AGAIN
@@ -323,7 +286,7 @@ class Keeper:
             overlay=overlay,
             ready=self.ready.get(generation),
             failed=self.failed.get(generation, ""),
-            refused=self._refused.get(generation, ""),
+            refused=self.deeds.refused.get(generation, ""),
             expires_at=renewed + self.ttl_s,
             contact=contact,
             word=word,
@@ -346,39 +309,6 @@ class Keeper:
         contact = self.contact.last(vm.lease, vm.since) if vm.fenced is None else self.contact.heard(vm.lease)
         return contact, self.contact.word(vm.lease)
 
-    async def _perform(self, vm: Vm, deed: Deed) -> Next:
-        try:
-            match deed:
-                case Deed.CREATE:
-                    await self._create(vm)
-                case Deed.LABEL:
-                    return await self.waking.label(vm)
-                case Deed.UNPAUSE if vm.phase is VmPhase.BOOTING:
-                    return await self.waking.wake(vm)
-                case Deed.PAUSE | Deed.UNPAUSE:
-                    await self._hold(vm, deed)
-                case Deed.KEEP:
-                    await self._put_away(vm)
-                case Deed.DESTROY:
-                    await self.hypervisor.destroy(vm.uuid)
-                case Deed.CLEAN:
-                    self.guests.close(vm.key)
-                    await self.images.remove_overlay(vm.key)
-        except HypervisorUnavailable as error:
-            if deed is Deed.CREATE:
-                self.unheard.asked(vm.generation)
-            self.log.warn("{vm}: {deed}: no answer, will look again: {error}", vm=vm.key, deed=deed.value, error=error)
-            return self.times.retry_s
-        return Now.AGAIN
-
-    async def _hold(self, vm: Vm, deed: Deed) -> None:
-        try:
-            why = "contact with the LRMS" if vm.pause is None else f"the wish of {vm.pause.by}"
-            self.log.warn("{vm}: {deed}, for {why}", vm=vm.key, lease=vm.lease, deed=deed.value, why=why)
-            await (self.hypervisor.pause if deed is Deed.PAUSE else self.hypervisor.unpause)(vm.uuid)
-        except DomainRefused as error:
-            self.log.warn("{vm}: {deed}: {error}", vm=vm.key, deed=deed.value, error=error)  # it is gone: look again
-
     async def _put_away(self, vm: Vm) -> None:
         kept, text = await put_away(self.quarantine, vm)
         self.journal.history(KIND, vm.asked.job, f"{vm.key} {text}", self.clock.seconds())
@@ -386,12 +316,3 @@ class Keeper:
             self.guests.close(vm.key)
         else:
             self.put(replace(self.vms[vm.generation], keep=None))
-
-    async def _create(self, vm: Vm) -> None:
-        try:
-            await ways.make(vm, self.specify, self.hypervisor, self.images, self.guests)
-            if vm.way is not Way.BOOT:
-                self.waking.greet(vm.key)
-        except (DomainRefused, ImageRefused, OSError) as error:
-            self._refused[vm.generation] = str(error)
-            self.log.warn("{vm}: not made: {error}", vm=vm.key, error=error)

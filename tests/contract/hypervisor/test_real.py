@@ -201,7 +201,7 @@ async def test_bridge_ports_are_isolated_and_filtered(real: RealWorld) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_domain_without_its_overlay_is_refused(real: RealWorld) -> None:
-    """What a lost journal does not know of, and libvirt has not yet made, comes to nothing by this (keeper.recover)."""
+    """What a lost journal does not know of, and libvirt has not yet made, comes to nothing by this (Recovery)."""
     spec = await real.spec()
     await real.images.remove_overlay(f"{spec.ours.slot}-g{spec.ours.generation}")
     with pytest.raises(DomainRefused, match=r"No such file"):

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from hostmaster.keeper import Keeper
+from hostmaster.recovery import Recovery
 from hostmaster.rules.lifecycle import Times, Vm
 from hostmaster.rules.specify import Site, specify
 from hostmaster.serve_baits import BaitService
@@ -61,7 +62,7 @@ class HostCase:
     def _hint(self, uuid: str) -> None:
         """As the core does when the hypervisor is back."""
         if uuid == "":
-            Deferred.fromCoroutine(self.keeper.recover())
+            Deferred.fromCoroutine(Recovery(self.keeper).recover())
 
     def _uuid(self) -> str:
         self._uuids += 1

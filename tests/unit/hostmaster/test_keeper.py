@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from hostmaster.edges.domain import domain_xml
+from hostmaster.recovery import Recovery
 from hostmaster.rules import lifecycle
 from hostmaster.rules.lifecycle import Times, Way
 from hostmaster.rules.unheard import SETTLED_S
@@ -39,7 +40,7 @@ def boot(case: HostCase) -> None:
 
 def recovered(case: HostCase) -> object:
     got: list[object] = []
-    Deferred.fromCoroutine(case.keeper.recover()).addBoth(got.append)
+    Deferred.fromCoroutine(Recovery(case.keeper).recover()).addBoth(got.append)
     case.run()
     return got[0] if got else None
 

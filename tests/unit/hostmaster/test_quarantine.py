@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 
 from hostmaster.administer import Administration
 from hostmaster.quarantine import DAY_S, Kept, Quarantine
+from hostmaster.recovery import Recovery
 from hostmaster.rules.lifecycle import Deed, Facts, Times, decide, may_start, release
 from hostmaster.rules.vm import Keep
 from hostmaster.world import DomainState
@@ -158,7 +159,7 @@ def test_a_hostmaster_that_dies_while_it_keeps_a_vm_keeps_it_in_its_next_life(ca
     let_go(case)
     second = again(case)
     equip(second)
-    Deferred.fromCoroutine(second.keeper.recover())
+    Deferred.fromCoroutine(Recovery(second.keeper).recover())
     second.run(3)
     let_go(second)
     assert second.keeper.vms == {}
