@@ -33,10 +33,22 @@ class Deeds:
     retry_s: float
     refused: dict[Generation, str] = field(default_factory=dict)
     """Why libvirt or the disk refused to make a VM, when last asked."""
+    done: dict[Generation, tuple[Vm, Deed, float]] = field(default_factory=dict)
+    """The last deed for each VM, with the record it followed from, and when."""
     log: Logger = field(default_factory=lambda: Logger("hostmaster.keeper"))
 
-    async def perform(self, vm: Vm, deed: Deed) -> Next:
+    def too_soon_s(self, vm: Vm, deed: Deed, now: float) -> float:
+        """How long this deed must wait yet, because it has just been done for the same record, and in vain.
+
+        A VM that a full disk stops whenever it is let go on would keep libvirt, and this daemon, at nothing else.
+        """
+        before, last, at = self.done.get(vm.generation, (None, None, 0.0))
+        again = (before, last) == (vm, deed) and 0.0 <= now - at < self.retry_s
+        return at + self.retry_s - now if again else 0.0
+
+    async def perform(self, vm: Vm, deed: Deed, now: float) -> Next:
         """Do it, and say when to look what came of it."""
+        self.done[vm.generation] = (vm, deed, now)
         try:
             match deed:
                 case Deed.CREATE:

@@ -88,6 +88,8 @@ class Keeper:
     specify: Callable[[Vm, str, str], "DomainSpec"]
     """Record, overlay path and channel path to domain; may raise ImageRefused or DomainRefused."""
     observer: Observer
+    able: Callable[[], bool] = lambda: True
+    """Whether this life has yet found what VMs are made of: verified images, an accelerator that works."""
     contact: Contact | None = None
     """Without it no VM is fenced."""
     beside: Beside | None = None
@@ -193,7 +195,7 @@ class Keeper:
         with around("host.forget"):
             self.journal.remove(KIND, str(vm.generation))
         del self.vms[vm.generation]
-        for memory in (self.ready, self.failed, self.deeds.refused, self.seen):
+        for memory in (self.ready, self.failed, self.deeds.refused, self.deeds.done, self.seen):
             memory.pop(vm.generation, None)
         self._late.discard(vm.generation)
         self.waking.unanswered.discard(vm.generation)
@@ -252,8 +254,10 @@ class Keeper:
             self._forget(step.vm)
             return Now.REST
         if step.deed is not None:
+            if (wait_s := self.deeds.too_soon_s(step.vm, step.deed, facts.now)) > 0:
+                return wait_s
             with around(f"host.deed.{step.deed.value}"):
-                return await self.deeds.perform(step.vm, step.deed)
+                return await self.deeds.perform(step.vm, step.deed, facts.now)
         if step.vm != vm:
             self.waking.answer_late(step.vm)
             return Now.AGAIN
@@ -293,6 +297,7 @@ class Keeper:
             way_free=self._way_is_free(generation),
             labelled=labelled,
             may_come=may_come,
+            able=self.able(),
         )
 
     def _way_is_free(self, generation: Generation) -> bool:

@@ -59,6 +59,8 @@ class Facts:
     """The domain's metadata name this VM's lease."""
     may_come: bool = False
     """A create whose answer nobody has heard may be carried out yet (unheard.py)."""
+    able: bool = True
+    """False: this life of the daemon does not know yet what VMs are made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,11 @@ def _creating(vm: Vm, facts: Facts, times: Times) -> Step:
     if facts.may_come:
         # Each try has an overlay of its own under one name. A restore that came late would put its memory on another.
         return Step(vm, wake_at=facts.now + times.retry_s)
+    if not facts.able:  # that counts as no try, and says nothing of a golden state
+        if facts.now < vm.since + times.boot_limit_s:
+            return Step(vm, wake_at=facts.now + times.retry_s)
+        why = f"this host did not get ready to make VMs in {times.boot_limit_s:.0f} s; see wnod env list"
+        return Step(ending(vm, Code.BOOT_FAILED, why, facts.now))
     if vm.way is not Way.BOOT and (facts.refused or vm.tries >= times.creates):
         return Step(replace(vm, way=Way.BOOT, tries=0))  # its golden state is of no use: a fresh overlay, and boot
     if vm.tries >= times.creates:

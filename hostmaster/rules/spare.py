@@ -90,6 +90,8 @@ class Facts:
     """Why the last deed was refused."""
     may_come: bool = False
     """A create whose answer nobody has heard may be carried out yet (unheard.py)."""
+    able: bool = True
+    """False: this life of the daemon does not know yet what VMs are made of."""
 
 
 class Deed(enum.Enum):
@@ -131,7 +133,7 @@ def decide(spare: Spare, facts: Facts, times: Times) -> Step:
 def _creating(spare: Spare, facts: Facts, times: Times) -> Step:
     if facts.domain in (DomainState.RUNNING, DomainState.PAUSED):
         return Step(_enter(spare, SparePhase.BOOTING, facts.now))
-    if facts.domain is DomainState.ABSENT and facts.may_come:
+    if facts.domain is DomainState.ABSENT and (facts.may_come or not facts.able):
         return Step(spare, wake_at=facts.now + times.retry_s)  # no other try's overlay under its memory (lifecycle)
     if facts.domain is DomainState.STOPPED or facts.refused or spare.tries >= times.creates:
         return Step(ending(spare, facts.refused or "the hypervisor did not make it", facts.now))

@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as changed
 from twisted.internet.defer import Deferred
 
 from hostmaster.edges.domain import domain_xml
 from hostmaster.recovery import Recovery
 from hostmaster.rules import lifecycle
 from hostmaster.rules.lifecycle import Times, Way
+from hostmaster.rules.standstill import Pause
 from hostmaster.rules.unheard import SETTLED_S
-from hostmaster.world import HypervisorUnavailable
+from hostmaster.world import DomainState, HypervisorUnavailable
 from protocol.ids import BootId, Generation
 from protocol.messages import Code, VmPhase
 from tests.fakes.hypervisor import TOO_LATE_S, Kept
@@ -214,6 +216,53 @@ def test_a_refused_create_is_tried_again_and_then_given_up_with_its_reason(case:
     assert len([call for call in case.hypervisor.calls if call.startswith("create")]) == Times().creates
     assert (case.vm.phase, case.vm.code, case.vm.text) == (VmPhase.GONE, Code.BOOT_FAILED, "no bridge br0")
     assert case.images.made == {}
+
+
+def test_a_daemon_that_does_not_know_yet_what_vms_are_made_of_counts_no_try_and_keeps_the_fast_way(
+    case: HostCase,
+) -> None:
+    """It hashed large images after its start for longer than two tries took: jobs failed, golden states were lost."""
+    case.keeper.able = lambda: False
+    case.keeper.put(a_vm(way=Way.RESTORE, golden="vm1-a"))
+    case.run(40)
+    assert (case.vm.phase, case.vm.way, case.vm.tries) == (VmPhase.CREATING, Way.RESTORE, 0)
+    case.keeper.able = lambda: True
+    case.hypervisor.saved["/golden/vm1-a/memory"] = Kept(domain_xml(case._specify(case.vm, "/overlays/vm1-a", "")))
+    case.images.golden["vm1-a"] = 1
+    case.run(2)
+    assert (case.vm.phase, case.vm.way) == (VmPhase.BOOTING, Way.RESTORE)
+
+
+def test_a_host_that_never_gets_ready_gives_its_jobs_back(case: HostCase) -> None:
+    case.keeper.able = lambda: False
+    case.keeper.put(a_vm())
+    for _ in range(2):
+        case.keeper.renew(case.vm.lease)
+        case.run(40)
+    assert (case.vm.phase, case.vm.code) == (VmPhase.GONE, Code.BOOT_FAILED)
+    assert "did not get ready" in case.vm.text
+
+
+def test_a_vm_that_stops_again_whenever_it_is_let_go_on_is_not_let_go_on_without_end(case: HostCase) -> None:
+    """As one whose disk's host is full, after a pause: libvirt was kept at nothing else."""
+    make(case)
+    boot(case)
+    held = Pause(case.clock.seconds() - 60, case.clock.seconds(), "root")
+    resumed: list[float] = []
+    unpause = case.hypervisor.unpause
+
+    async def in_vain(uuid: str) -> None:
+        resumed.append(case.clock.seconds())
+        assert len(resumed) < 100
+        await unpause(uuid)
+        case.hypervisor.kept[uuid].state = DomainState.PAUSED
+        case.hypervisor._hint(uuid)
+
+    case.hypervisor.unpause = in_vain  # type: ignore[method-assign]
+    case.hypervisor.kept[case.vm.uuid].state = DomainState.PAUSED
+    case.keeper.put(changed(case.vm, phase=VmPhase.STARTED, bound=RUN.next(), pause=held))
+    case.run(10)
+    assert 5 <= len(resumed) <= 12
 
 
 def test_a_full_disk_is_a_reason_too(case: HostCase) -> None:
