@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -46,6 +45,7 @@ from protocol.ids import Generation, Shape, VmName
 from protocol.messages import Code, VmPhase
 from wnod.config import Catalogue, HostmasterConfig
 from wnod.config.ready import Ready
+from wnod.duties import Duties, Next, Now
 from wnod.journal import Journal
 from wnod.loops import Loops
 
@@ -77,8 +77,6 @@ class HostCore:
     """Hears of each change before any bait does."""
     broken: Callable[[Failure], None]
     """A loop has failed, and has ended."""
-    unsettled: Callable[[Failure], None]
-    """Getting ready has failed for a reason nobody foresaw; it is tried again."""
     lrms_files: Callable[[], Mapping[str, bytes]] = dict
     """What the LRMS's daemon finds in a guest at standby. ImageRefused if it cannot be said now."""
     account: Callable[[int], guestconf.Account] = account_of
@@ -97,10 +95,10 @@ class HostCore:
 
     def __post_init__(self) -> None:
         self._loops = Loops(self.clock, self.broken)
+        self._settling = Duties(self.clock, self._settle, "getting ready")
         self._lines_made: tuple[Host, Ready, tuple[Line, ...]] | None = None
         self._stopped = False
         self._warned: set[str] = set()
-        self._again: IDelayedCall | None = None
         slots = tuple(slot.name for slot in self.config.slots)
         now = self.clock.seconds
         self.environments = Environments(self.catalogue, self.images, self.config.capacity, slots, now=now)
@@ -134,6 +132,7 @@ class HostCore:
             ttl_s=config.times.lease_ttl_s,
             specify=self._specify,
             observer=self,
+            able=lambda: self.accelerator is not None,
             contact=Contact(self.clock, self.journal, config.lrms.controller, self.answers),
         )
 
@@ -185,6 +184,7 @@ class HostCore:
     async def stop(self) -> None:
         """As `halt`; comes back when no VM is being seen to. VMs run on: the next life finds them."""
         self.halt()
+        await self._settling.stop()
         await self.background.duties.stop()
         await self.keeper.duties.stop()
 
@@ -205,11 +205,17 @@ class HostCore:
             self.resettle()
 
     def resettle(self) -> None:
-        """Do whatever a start, a libvirt that came back or a new catalogue makes necessary. Idempotent."""
-        if not self._stopped:
-            Deferred.fromCoroutine(self._settle()).addErrback(self._not_settled)
+        """Do whatever a start, a libvirt that came back or a new catalogue makes necessary. Idempotent.
 
-    async def _settle(self) -> None:
+        One at a time: two would destroy each other's probe guests, and believe that no accelerator works.
+        """
+        if not self._stopped:
+            self._settling.kick("host")
+
+    async def _settle(self, _: str) -> Next:
+        wanted: Next = Now.REST
+        if self._stopped:
+            return wanted
         try:
             await self.recovery.recover()
             await self.environments.verify()
@@ -218,19 +224,12 @@ class HostCore:
             self.background.settled(await self.hypervisor.identity())
         except HypervisorUnavailable as error:
             self.log.warn("libvirt does not answer, waiting: {error}", error=error)
-            self._resettle_later()
+            wanted = RESETTLE_S
         self.baits.tell_capacity()
-
-    def _not_settled(self, failure: Failure) -> None:
-        self.unsettled(failure)
-        self._resettle_later()
-
-    def _resettle_later(self) -> None:
-        if self._again is None or not self._again.active():  # each that asks anew would go on for itself
-            self._again = self.clock.callLater(RESETTLE_S, self.resettle)
+        return wanted
 
     async def _choose_accelerator(self) -> None:
-        artifacts = next(iter(self.environments.artifacts.values()), None)
+        artifacts = self.environments.some_artifacts()
         if artifacts is None:
             self.environments.obstacle = "no environment has a usable image"
             return

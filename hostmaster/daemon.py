@@ -86,7 +86,6 @@ class HostmasterDaemon:
             new_uuid=lambda: str(uuids.uuid4()),
             observer=self,
             broken=lambda failure: self._context.fatal(failure.getErrorMessage()),
-            unsettled=lambda failure: self.log.failure("cannot get ready, will try again", failure),
             refused=lambda code: self.metrics.count("wnod_errors_total", code=code),
             generations_above=int(reactor.seconds()),
             made=self._made,

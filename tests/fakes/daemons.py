@@ -64,7 +64,6 @@ class HostDaemon:
             clock=self.clock, config=replace(config, times=replace(config.times, boot_limit_s=BOOT_LIMIT_S)),
             catalogue=catalogue, journal=self.journal, hypervisor=hypervisor, images=images, guests=self.guests,
             answers=answers, prove=self._prove, guest_files=dict, new_uuid=ids, observer=self, broken=report,
-            unsettled=report,
         )  # fmt: skip
         self.core.join(self)
         self.core.keeper.quarantine = Quarantine(

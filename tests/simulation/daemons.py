@@ -61,7 +61,7 @@ class HostDaemon:
             catalogue=catalogue, journal=self.journal, hypervisor=self.hypervisor, images=Files(images, life),
             guests=self.guests, answers=answers, prove=self._prove, guest_files=dict, new_uuid=new_uuid,
             observer=self, broken=_report("hostmaster", lambda: observer.gives_up("host")),
-            unsettled=_report("hostmaster"), account=account_of,
+            account=account_of,
         )  # fmt: skip
         self.keeper = self.core.keeper
         self.guests.listener = self.core.heard
