@@ -36,9 +36,9 @@ class Recovery:
                 keeper.contact.assume()
             keeper.guests.open(vm.key)
             keeper.put(vm)
+        keeper.kick_all()  # before files are looked at: a VM does not wait for a directory that cannot be read
         if keeper.beside is not None:
             await keeper.beside.recover(domains)
-        keeper.kick_all()  # before files are looked at: a VM does not wait for a directory that cannot be read
         return domains
 
     async def _remove_leftovers(self, domains: tuple[Domain, ...]) -> bool:

@@ -65,7 +65,11 @@ class Stock:
         """Compare records with what there is: spares nobody knows go, and so do golden states without a record."""
         records = set(self.goldens)
         self._take_up(tuple(domains))
-        there = await self.keeper.images.goldens()
+        try:
+            there = await self.keeper.images.goldens()
+        except OSError as error:  # no job needs them: whatever cannot be restored boots
+            self.log.error("golden states cannot be listed, they are left as they are: {error}", error=error)
+            return
         for name in sorted(records.intersection(self.goldens) - set(there)):
             self.log.warn("golden state {name} is gone", name=name)
             self.forget_golden(name)
@@ -212,6 +216,7 @@ class Stock:
             failed=self.keeper.failed.get(generation, ""),
             refused=self._refused.get(generation, ""),
             may_come=may_come,
+            able=self.keeper.able(),
         )
 
     async def _half_saved(self, record: Spare) -> bool:

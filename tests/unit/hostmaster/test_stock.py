@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from twisted.internet.defer import Deferred
 
 from hostmaster.background import FIRST_REST_S
 from hostmaster.edges.domain import domain_xml
@@ -15,9 +16,10 @@ from hostmaster.rules.lifecycle import Way
 from hostmaster.rules.spare import SparePhase
 from hostmaster.rules.unheard import SETTLED_S
 from hostmaster.stock import Stock
-from hostmaster.world import DomainState
+from hostmaster.world import Accelerator, Artifacts, DomainState
 from protocol.ids import Room
 from tests.crash.ready_days import GOLDEN, LINE, PAUSED, over, waits
+from tests.fakes.daemons import HostDaemon
 from tests.fakes.hypervisor import TOO_LATE_S, Kept
 from tests.fakes.living import living
 from tests.fakes.site import Site
@@ -316,6 +318,39 @@ def test_golden_states_that_are_gone_from_disk_are_forgotten_and_made_anew(golde
     settle(golden)
     waits(golden, golden=2)
     assert len(golden.images.golden) == 2
+
+
+def test_a_directory_of_golden_states_that_cannot_be_read_keeps_no_job_from_its_vm(golden: Site) -> None:
+    async def unreadable() -> Any:
+        raise OSError("golden: input/output error")
+
+    golden.images.goldens = unreadable  # type: ignore[method-assign]
+    golden.crash_host()
+    golden.run(5.0)
+    job = golden.submit()
+    runs(golden, job)
+    assert stock(golden).goldens
+
+
+def test_a_hostmaster_that_is_long_in_getting_ready_gives_no_golden_state_up(
+    golden: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images are large: what it could not be asked to make yet counted as a restore that had failed, twice."""
+
+    async def slowly(artifacts: Artifacts) -> Accelerator:
+        proven: Deferred[None] = Deferred()
+        golden.clock.callLater(40.0, proven.callback, None)
+        await proven
+        return Accelerator.TCG
+
+    names = set(stock(golden).goldens)
+    job = golden.submit()
+    golden.until(lambda: any(vm.asked.job == job for vm in golden.records.values()), 60.0)
+    monkeypatch.setattr(HostDaemon, "_prove", staticmethod(slowly))
+    golden.crash_host()
+    runs(golden, job)
+    assert way_of(golden, job) == "restore"
+    assert set(stock(golden).goldens) >= names
 
 
 def test_no_more_disk_is_used_than_was_allowed(tmp_path: Path) -> None:
