@@ -47,7 +47,7 @@ class Environments:
 
     def some_artifacts(self) -> Artifacts | None:
         """The files of a verified image, for a probe: of the same environment each time, while that can be used."""
-        return next((self.artifacts[name] for name in self.catalogue.environments if name in self.artifacts), None)
+        return next((self.artifacts[name] for name in self.catalogue.environments if self._is_verified(name)), None)
 
     def came_up(self, name: EnvironmentName) -> None:
         """A VM of this environment was ready."""
@@ -61,7 +61,8 @@ class Environments:
         """What the configuration and the images allow now. Asked every second: made anew only when that has changed."""
         breakers = self.breakers
         resting = tuple((name, breaker.obstacle(self.now())) for name, breaker in breakers.items()) if breakers else ()
-        found = (tuple(self.artifacts), tuple(self.refusals.items()), self.obstacle, resting, self.total, self.slots)
+        images = tuple((name, artifacts.image) for name, artifacts in self.artifacts.items())
+        found = (images, tuple(self.refusals.items()), self.obstacle, resting, self.total, self.slots)
         if self._host is None or found != self._found or self.catalogue is not self._described:
             self._host, self._found, self._described = self._make(), found, self.catalogue
         return self._host
@@ -92,13 +93,19 @@ class Environments:
     def _obstacle(self, name: EnvironmentName) -> str:
         if name in self.refusals:
             return self.refusals[name]
-        if self.obstacle or name not in self.artifacts:
+        if self.obstacle or not self._is_verified(name):
             return self.obstacle or "its image has not been verified yet"
         return self.breakers.get(name, Breaker()).obstacle(self.now())
 
+    def _is_verified(self, name: EnvironmentName) -> bool:
+        """False also after a reload that names another image, until that one has been verified."""
+        artifacts, entry = self.artifacts.get(name), self.catalogue.environments.get(name)
+        return artifacts is not None and (entry is None or artifacts.image == entry.sha256)
+
     def usable(self, name: EnvironmentName) -> Artifacts:
         """The files of an environment's verified image. Raises ImageRefused."""
-        if name not in self.artifacts:
+        if not self._is_verified(name):
             known = name in self.catalogue.environments
-            raise ImageRefused(self._obstacle(name) if known else f"environment {name!r} is not in the catalogue")
+            why = self._obstacle(name) if known else f"environment {name!r} is not in the catalogue"
+            raise ImageRefused(why or f"environment {name!r}: its image has not been verified yet")
         return self.artifacts[name]

@@ -6,6 +6,7 @@ changes the record through a pure function of `lifecycle` and `put`s it; the dee
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from hostmaster.quarantine import Quarantine, put_away
 from hostmaster.rules import lifecycle, reconcile, story, yielding
 from hostmaster.rules.lifecycle import Facts, Times, Vm
 from hostmaster.rules.spare import Spare
+from hostmaster.rules.specify import facts_of
 from hostmaster.rules.unheard import Unheard
 from hostmaster.waking import Waking
 from hostmaster.world import Domain, DomainSpec, DomainState, Guests, Hypervisor, HypervisorUnavailable, Images
@@ -113,7 +115,8 @@ class Keeper:
     def __post_init__(self) -> None:
         self.duties = Duties(self.clock, self._step, "vm")
         self.look = Fresh(self.clock, self._domains)
-        self.waking = Waking(self.hypervisor, self.guests, self.specify, self.vms.get, self.put, self.times.retry_s)
+        label = partial(facts_of, self.host)
+        self.waking = Waking(self.hypervisor, label, self.vms.get, self.put, self.times.retry_s)
         self.deeds = Deeds(
             self.hypervisor, self.images, self.guests, self.specify, self.waking, self.unheard, self._put_away,
             self.times.retry_s,

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from twisted.logger import Logger
 
 from hostmaster.rules.vm import Vm, Way
-from hostmaster.world import DomainRefused, DomainSpec, Guests, Hypervisor, ImageRefused
+from hostmaster.world import DomainRefused, Hypervisor, Ours
 from protocol.ids import Generation
 from protocol.messages import VmPhase
 from wnod.duties import Next, Now
@@ -21,8 +21,8 @@ class Waking:
     """For one keeper, whose records it finds and puts. What it awaits may raise HypervisorUnavailable."""
 
     hypervisor: Hypervisor
-    guests: Guests
-    specify: Callable[[Vm, str, str], DomainSpec]
+    facts_of: Callable[[Vm], Ours]
+    """What its domain's metadata are to say."""
     find: Callable[[Generation], Vm | None]
     put: Callable[[Vm], None]
     retry_s: float
@@ -35,9 +35,8 @@ class Waking:
     async def label(self, vm: Vm) -> Next:
         """Let the domain carry the lease; one that stands still goes on at once."""
         try:
-            # Only what the label says is used of the specification.
-            await self.hypervisor.relabel(vm.uuid, self.specify(vm, "", self.guests.open(vm.key)).ours)
-        except (DomainRefused, ImageRefused) as error:
+            await self.hypervisor.relabel(vm.uuid, self.facts_of(vm))
+        except DomainRefused as error:
             self.log.warn("{vm}: label: {error}", vm=vm.key, error=error)
             return self.retry_s
         labelled = self.find(vm.generation)  # by now it may be bound, or given up

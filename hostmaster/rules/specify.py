@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hostmaster.rules.spare import Spare
 from hostmaster.rules.vm import Vm, run_json
-from hostmaster.world import Accelerator, Artifacts, DomainRefused, DomainSpec, Ours
+from hostmaster.world import Accelerator, Artifacts, DomainRefused, DomainSpec, ImageRefused, Ours
 from protocol.ids import LeaseId
 from wnod.config import HostmasterConfig, Slot
 
@@ -26,11 +26,16 @@ def slot_of(config: HostmasterConfig, vm: Vm | Spare) -> Slot:
 
 
 def specify(site: Site, vm: Vm | Spare, artifacts: Artifacts, overlay: str, channel: str) -> DomainSpec:
-    """All that the domain of this VM is made of."""
+    """All that the domain of this VM is made of. ImageRefused if its environment has got another image since."""
     config = site.config
+    if artifacts.image != vm.image:
+        raise ImageRefused(
+            f"environment {vm.environment!r} has another image now ({artifacts.image[:12]}) than when this VM was "
+            f"granted ({vm.image[:12]}): submit again"
+        )
     slot = slot_of(config, vm)
     return DomainSpec(
-        ours=_ours(config.host, vm),
+        ours=facts_of(config.host, vm),
         uuid=vm.uuid,
         mac=slot.mac,
         bridge=config.hypervisor.bridge,
@@ -52,7 +57,8 @@ def console_path(config: HostmasterConfig, vm: Vm | Spare) -> str:
     return f"{config.state}/console/{vm.key}.log"
 
 
-def _ours(host: str, vm: Vm | Spare) -> Ours:
+def facts_of(host: str, vm: Vm | Spare) -> Ours:
+    """What the domain's metadata say of this VM."""
     lease, bait, owner, run = LeaseId(""), "", 0, ""
     if isinstance(vm, Vm):
         lease, bait, owner, run = vm.lease, str(vm.bait), vm.owner, run_json(vm)

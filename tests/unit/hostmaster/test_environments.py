@@ -1,6 +1,9 @@
 """What a host offers: the catalogue, less what is not fit for use."""
 
+from dataclasses import replace as replace_fields
+
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from hostmaster.environments import Environments
@@ -56,3 +59,30 @@ def test_an_obstacle_keeps_everything_from_being_offered() -> None:
 def test_an_environment_out_of_the_catalogue_is_not_usable() -> None:
     with pytest.raises(ImageRefused, match="'windows' is not in the catalogue"):
         verified(FakeImages()).usable(EnvironmentName("windows"))
+
+
+def test_an_image_that_a_reload_names_is_not_used_before_it_was_verified() -> None:
+    """The old one's files were given to VMs on whose record the new one was."""
+    images = FakeImages({DEBIAN: artifacts(), ROCKY: artifacts()})
+    found = verified(images)
+    found.host()
+    found.catalogue = Catalogue(environments={DEBIAN: replace(ENTRY, sha256="b" * 64), ROCKY: ENTRY})
+    assert found.host().refusals == {DEBIAN: "its image has not been verified yet"}
+    with pytest.raises(ImageRefused, match="not been verified"):
+        found.usable(DEBIAN)
+    images.catalogue[DEBIAN] = artifacts("b" * 64)
+    Deferred.fromCoroutine(found.verify())
+    assert found.host().refusals == {}
+    assert found.usable(DEBIAN).image == "b" * 64
+
+
+def test_the_probe_is_made_with_the_same_environment_each_time() -> None:
+    """One whose image was refused for a while came last when it was back: the host proved its accelerator anew."""
+    images = FakeImages({DEBIAN: artifacts(), ROCKY: replace_fields(artifacts(), kernel="/rocky/kernel")})
+    found = verified(images)
+    first = found.some_artifacts()
+    images.altered = {DEBIAN: "kernel: missing"}
+    Deferred.fromCoroutine(found.verify())
+    images.altered = {}
+    Deferred.fromCoroutine(found.verify())
+    assert found.some_artifacts() == first

@@ -218,6 +218,13 @@ def test_a_refused_create_is_tried_again_and_then_given_up_with_its_reason(case:
     assert case.images.made == {}
 
 
+def test_a_vm_is_not_made_from_another_image_than_is_on_its_record(case: HostCase) -> None:
+    case.keeper.put(a_vm(image="b" * 64))
+    case.run(2)
+    assert (case.vm.code, case.hypervisor.kept) == (Code.BOOT_FAILED, {})
+    assert "has another image now" in case.vm.text
+
+
 def test_a_daemon_that_does_not_know_yet_what_vms_are_made_of_counts_no_try_and_keeps_the_fast_way(
     case: HostCase,
 ) -> None:

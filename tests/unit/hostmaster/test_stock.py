@@ -320,6 +320,23 @@ def test_golden_states_that_are_gone_from_disk_are_forgotten_and_made_anew(golde
     assert len(golden.images.golden) == 2
 
 
+def test_a_spare_that_was_taken_is_used_though_its_image_is_refused_by_then(paused: Site) -> None:
+    """Its domain carries the lease by nothing of the image."""
+    assert paused.host is not None
+    artifacts = paused.host.core.environments.artifacts
+    take = stock(paused).take
+
+    def and_then(*asked: Any) -> Any:
+        vm = take(*asked)
+        artifacts.clear()
+        return vm
+
+    stock(paused).take = and_then  # type: ignore[method-assign]
+    job = paused.submit()
+    paused.until(lambda: paused.running(job), 30.0)
+    assert way_of(paused, job) == "unpause"
+
+
 def test_a_directory_of_golden_states_that_cannot_be_read_keeps_no_job_from_its_vm(golden: Site) -> None:
     async def unreadable() -> Any:
         raise OSError("golden: input/output error")
