@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from hostmaster import accelerator, contact
 from hostmaster.administer import Administration
 from hostmaster.core import HostCore
+from hostmaster.edges import consoles
 from hostmaster.edges.events import EventThread, Limits
 from hostmaster.edges.guests import GuestChannels
 from hostmaster.edges.hypervisor import LibvirtHypervisor
@@ -188,11 +189,10 @@ class HostmasterDaemon:
     def _made(self, way: Way, outcome: str) -> None:
         self.numbers.made(way, outcome)
 
-    def _prune_consoles(self) -> None:
+    def _prune_consoles(self) -> "Deferred[None]":
         oldest = time.time() - self.config.times.keep_console_days * DAY_S
-        for path in Path(self.config.state, "console").glob("*.log*"):
-            if path.stat().st_mtime < oldest:
-                path.unlink(missing_ok=True)
+        living = frozenset(record.key for record in self.core.keeper.records())
+        return deferToThread(consoles.prune, Path(self.config.state, "console"), oldest, living)
 
     # --- people's questions ------------------------------------------------------------------------------
 
