@@ -185,7 +185,6 @@ class BaitService:
         vm = self._new(peer, ask, grant.slot)
         if grant.golden is not None:
             vm = replace(vm, uuid=grant.golden.uuid, way=Way.RESTORE, golden=grant.golden.name)
-        self.keeper.guests.open(vm.key)
         self.keeper.put(vm)
         return vm
 

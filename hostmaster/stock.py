@@ -245,7 +245,7 @@ class Stock:
             self.log.warn("{spare}: {deed}: no answer: {error}", spare=record.key, deed=deed.value, error=error)
             return keeper.times.retry_s
         except (DomainRefused, ImageRefused, OSError) as error:
-            if deed in (Deed.CREATE, Deed.SAVE):
+            if deed in (Deed.CREATE, Deed.SAVE) and record.generation in self.spares:  # or a lease has taken it
                 self._refused[record.generation] = str(error)
             self.log.warn("{spare}: {deed}: refused: {error}", spare=record.key, deed=deed.value, error=error)
             return keeper.times.retry_s
@@ -302,4 +302,3 @@ class Stock:
             since=now,
         )
         self.put(record)
-        self.keeper.guests.open(record.key)

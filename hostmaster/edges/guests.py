@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IConsumer, IListeningPort, IPushProducer, ITransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Port as StreamPort
@@ -109,7 +110,10 @@ class GuestChannels:
         Path(path).unlink(missing_ok=True)
         # Open to all users, because QEMU's is not ours; who really connected is asked of the kernel.
         port: Any = _Socket(os.fsencode(path), factory, 5, 0o666, self.reactor)
-        port.startListening()
+        try:
+            port.startListening()
+        except CannotListenError as error:
+            raise OSError(f"cannot listen at {path}: {error.socketError}") from error
         return cast(IListeningPort, port)
 
 

@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -228,6 +229,18 @@ class GuestsCase(SynchronousTestCase):
         long = GuestChannels(self.clock, "/" + "d" * 100, lambda *_: None, frozenset)
         with pytest.raises(ValueError, match="shorter runtime directory"):
             long.open("vm1-g1")
+
+
+def test_a_socket_that_cannot_be_made_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the runtime directory is full: it ended the bait's session, and a VM's step without a reason."""
+
+    def full(_: object) -> None:
+        raise CannotListenError("", "vm1-g1.sock", OSError(28, "No space left on device"))
+
+    monkeypatch.setattr("hostmaster.edges.guests._Socket.startListening", full)
+    guests = GuestChannels(Clock(), str(tmp_path), lambda *_: None, frozenset)
+    with pytest.raises(OSError, match=r"vm1-g1\.sock.*No space left"):
+        guests.open("vm1-g1")
 
 
 # --- real sockets ------------------------------------------------------------------------------------

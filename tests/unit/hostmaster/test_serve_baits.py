@@ -34,6 +34,7 @@ from protocol.messages import (
 )
 from tests.unit.hostmaster.host_case import HostCase, host_case
 from tests.unit.hostmaster.records import BOOT, RUN, SHAPE, a_host, a_request, lease_id
+from wnod.journal import JournalFull
 
 OWNER = next(user.pw_uid for user in pwd.getpwall() if user.pw_uid > 0)
 ASK = a_request(owner=OWNER)
@@ -304,3 +305,17 @@ def test_replaying_a_whole_conversation_leaves_the_state_as_it_was(case: HostCas
     assert case.vm == before
     assert next(iter(case.hypervisor.kept.values())).state is DomainState.RUNNING
     assert case.offered == a_host()
+
+
+def test_a_request_that_cannot_be_put_on_record_leaves_no_channel_behind(
+    case: HostCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt left a socket, while the disk was full."""
+
+    def full(*_: object) -> None:
+        raise JournalFull("no space left")
+
+    monkeypatch.setattr(case.journal, "put", full)
+    with pytest.raises(JournalFull):
+        case.baits.received("bait1", a_request())
+    assert (case.keeper.vms, case.guests.channels) == ({}, {})
