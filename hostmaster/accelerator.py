@@ -29,17 +29,19 @@ async def choose(
     """The accelerator to use, and why, in words for the administrator.
 
     A probe costs seconds, so its outcome is kept while `circumstances` (host boot, URI, kernel) stay the same: a
-    restarted daemon serves at once. Raises DomainRefused if nothing works, or if only TCG does and it is not
-    allowed: TCG keeps no tenant from another.
+    restarted daemon serves at once; but none is refused by what an earlier probe found, because KVM may have been
+    repaired. Raises DomainRefused if nothing works, or if only TCG does and it is not allowed: TCG keeps no tenant
+    from another.
     """
     if wish == "tcg":
         return Proof(circumstances=circumstances, accelerator=Accelerator.TCG, reason="tcg: set in the configuration")
+    serves = {Accelerator.KVM, Accelerator.NONE} if wish == "kvm" or not allow_tcg else set(Accelerator)
     proof = journal.load(KIND, Proof).get(KIND)
-    if proof is None or proof.circumstances != circumstances:
+    if proof is None or proof.circumstances != circumstances or proof.accelerator not in serves:
         accelerator, reason = await hypervisor.probe(artifacts.kernel, artifacts.initrd)
         proof = Proof(circumstances=circumstances, accelerator=accelerator, reason=reason)
         journal.put(KIND, KIND, proof)
-    if proof.accelerator is Accelerator.TCG and (wish == "kvm" or not allow_tcg):
+    if proof.accelerator not in serves:
         raise DomainRefused(
             f"only TCG works on this host ({proof.reason}) and TCG does not separate tenants: "
             "repair KVM, or set hypervisor.allow_tcg: true if that is acceptable here"

@@ -60,3 +60,12 @@ def test_a_kept_proof_of_tcg_does_not_get_round_the_configuration(journal: Journ
     assert chosen(journal, hypervisor).accelerator is Accelerator.TCG
     with pytest.raises(DomainRefused):
         chosen(journal, hypervisor, allow=False)
+
+
+def test_a_host_whose_kvm_was_repaired_serves_after_a_restart(journal: Journal) -> None:
+    """It was refused by what a probe had found before, until the machine was booted again."""
+    hypervisor = FakeHypervisor(Clock())
+    with pytest.raises(DomainRefused, match="repair KVM"):
+        chosen(journal, hypervisor, allow=False)
+    hypervisor.accelerator = Accelerator.KVM
+    assert chosen(journal, hypervisor, allow=False).accelerator is Accelerator.KVM
