@@ -9,7 +9,7 @@ must not be able to push out what he left before.
 import contextlib
 import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ class Quarantine:
     """Does blocking file work elsewhere."""
     kept: tuple[Kept, ...] = ()
     """As of the last change."""
+    _coming: set[str] = field(default_factory=set)
+    """Names of those that are just being put in."""
 
     def start(self) -> None:
         """Make the directory and read it. Guests' memory is in it: for nobody but us and libvirt."""
@@ -76,12 +78,13 @@ class Quarantine:
         """Why one more (or this one, if it is not there yet) cannot be kept; empty if it can."""
         if not self.at_most:
             return "this host keeps no VMs: set quarantine.at_most in hostmaster.yaml"
-        if len(self.kept) >= self.at_most and not self.has(name):
-            return f"the quarantine is full with {len(self.kept)} (quarantine.at_most): wnod vm kept, wnod vm drop NAME"
+        others = {one.name for one in self.kept} | self._coming - {name}
+        if len(others) >= self.at_most and not self.has(name):
+            return f"the quarantine is full with {len(others)} (quarantine.at_most): wnod vm kept, wnod vm drop NAME"
         return ""
 
     async def keep(self, vm: Vm) -> Kept:
-        """End the VM and keep it; to be repeated after a crash. NotKept: nothing was done to it.
+        """End the VM and keep it; to be repeated after a crash. NotKept: its disk is where it was.
 
         Its memory is lost if the hypervisor cannot save it; its disk never is. Raises HypervisorUnavailable.
         """
@@ -89,6 +92,7 @@ class Quarantine:
             raise NotKept(why)
         kept = self._described(vm)
         place = self.directory / vm.key
+        self._coming.add(vm.key)
         try:
             await self.run(lambda: _write_facts(place, kept))
             self._read()
@@ -96,6 +100,8 @@ class Quarantine:
             await self.images.move_overlay(vm.key, str(place / "overlay"))
         except (OSError, ValueError) as error:
             raise NotKept(f"{place}: {error}") from error
+        finally:
+            self._coming.discard(vm.key)
         _log.warn("{vm} is kept in quarantine: {why}", vm=vm.key, why=kept.why, lease=vm.lease)
         return kept
 
@@ -170,8 +176,14 @@ async def put_away(quarantine: Quarantine | None, vm: Vm) -> tuple[bool, str]:
 def _write_facts(place: Path, kept: Kept) -> None:
     place.mkdir(mode=0o700, exist_ok=True)
     beside = place / f".{FACTS}"
-    beside.write_bytes(msgspec.json.format(msgspec.json.encode(kept)))
-    beside.replace(place / FACTS)
+    try:
+        beside.write_bytes(msgspec.json.format(msgspec.json.encode(kept)))
+        beside.replace(place / FACTS)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is something in it
+            place.rmdir()  # what nobody described would never go
+        raise
 
 
 def _mib(place: Path) -> int:

@@ -9,13 +9,13 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from hostmaster.administer import Administration
-from hostmaster.quarantine import DAY_S, Kept, Quarantine
+from hostmaster.quarantine import DAY_S, Kept, NotKept, Quarantine
 from hostmaster.recovery import Recovery
 from hostmaster.rules.lifecycle import Deed, Facts, Times, decide, may_start, release
 from hostmaster.rules.vm import Keep
 from hostmaster.world import DomainState
 from protocol.guest import MayStart
-from protocol.ids import BootId
+from protocol.ids import BootId, VmName
 from protocol.messages import Disposition, Error, Release, Released, VmPhase
 from tests.fakes.guests import FakeGuests
 from tests.unit.hostmaster.host_case import HostCase, again, host_case
@@ -218,3 +218,39 @@ def test_a_host_that_keeps_nothing_says_so(case: HostCase) -> None:
     assert (code, "quarantine.at_most" in answer["error"]) == (409, True)
     case.keeper.quarantine = None
     assert ask(case, "keep", vm="vm1", why="x")[0] == 409
+
+
+def test_two_that_come_at_once_do_not_both_get_the_last_place(case: HostCase) -> None:
+    written: Deferred[None] = Deferred()
+
+    async def slowly(work: Callable[[], Any]) -> Any:
+        await written
+        return work()
+
+    quarantine = equip(case, at_most=1)
+    quarantine.run = slowly
+    first = Deferred.fromCoroutine(quarantine.keep(replace(GOING, uuid="1")))
+    second = Deferred.fromCoroutine(quarantine.keep(replace(GOING, vm=VmName("vm2"), uuid="2")))
+    assert isinstance(failed(second), NotKept)
+    written.callback(None)
+    failed(first)  # there is no such domain here
+    assert "vm1-g1" in [one.name for one in quarantine.kept]
+    assert quarantine.why_not() != ""
+
+
+def failed(done: "Deferred[Any]") -> BaseException | None:
+    got: list[BaseException] = []
+    done.addErrback(lambda failure: got.append(failure.value))
+    return got[0] if got else None
+
+
+def test_what_cannot_be_described_leaves_no_directory_that_would_never_go(
+    case: HostCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    quarantine = equip(case)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert isinstance(failed(Deferred.fromCoroutine(quarantine.keep(GOING))), NotKept)
+    assert list(quarantine.directory.iterdir()) == []
