@@ -26,6 +26,9 @@ LOOK_EVERY_S = 10.0
 WORD_IS_ENOUGH_S = 25.0
 """While every run has been vouched for so lately, the controller is not asked: its log shows each such question."""
 ANSWER_S = 5.0
+"""For each address of the controller's name."""
+ASKED_S = 15.0
+"""For all of it: a host that is cut off may get no answer to that name either, for minutes."""
 
 
 @dataclass
@@ -118,7 +121,10 @@ def tcp(reactor: Any, address: str, known: Mapping[str, str]) -> Callable[[], Aw
 
     async def answers() -> bool:
         try:
-            protocol = cast(Protocol, await endpoint.connect(Factory.forProtocol(Protocol)))
+            asking = endpoint.connect(Factory.forProtocol(Protocol)).addTimeout(
+                ASKED_S, reactor
+            )  # and its name's lookup
+            protocol = cast(Protocol, await asking)
         except ConnectionRefusedError:
             return True
         except Exception:  # whatever keeps the answer away: none came

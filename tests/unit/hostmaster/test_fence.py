@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,9 +14,11 @@ import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 
-from hostmaster.contact import LOOK_EVERY_S, Contact, tcp
+from hostmaster.contact import ASKED_S, LOOK_EVERY_S, Contact, tcp
 from hostmaster.rules.lifecycle import GAVE_UP_S, Deed, Facts, Step, Times, decide
 from hostmaster.rules.reconcile import adoptable
 from hostmaster.world import DomainState
@@ -348,3 +351,13 @@ async def test_silence_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
             other.setblocking(False)
             other.connect_ex(sock.getsockname())
         assert not await tcp(reactor, f"127.0.0.1:{sock.getsockname()[1]}", {})()
+
+
+def test_a_name_that_nobody_resolves_is_silence_too() -> None:
+    """A host that is cut off from its name servers as well asked for minutes, and knew of no silence meanwhile."""
+    clock: Any = MemoryReactorClock()
+    clock.nameResolver = SimpleNamespace(resolveHostName=lambda *_, **__: None)
+    answers: list[bool] = []
+    Deferred.fromCoroutine(tcp(clock, "ctl.site:6817", {})()).addCallback(answers.append)
+    clock.advance(ASKED_S)
+    assert answers == [False]
