@@ -281,12 +281,18 @@ def subscribe(
     def close(_connection: Any, reason: int, _opaque: Any) -> None:
         reactor.callFromThread(closed, _close_reason(reason))
 
-    ids = [
-        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None),
-        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR, io_error, None),
-    ]
-    _where_supported(lambda: connection.registerCloseCallback(close, None))
-    _where_supported(lambda: connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT))
+    ids: list[int] = []
+    try:
+        for kind, callback in (
+            (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
+            (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR, io_error),
+        ):
+            ids.append(connection.domainEventRegisterAny(None, kind, callback, None))
+        _where_supported(lambda: connection.registerCloseCallback(close, None))
+        _where_supported(lambda: connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT))
+    except libvirt.libvirtError:
+        _unsubscribe(connection, ids)
+        raise
     return lambda: _unsubscribe(connection, ids)
 
 
