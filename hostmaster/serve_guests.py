@@ -14,6 +14,7 @@ from hostmaster.rules.spare import Spare
 from hostmaster.stock import Stock
 from protocol import guest
 from protocol.guest import FromGuest, GuestFailed, GuestFinished, GuestHello, GuestReady, GuestStandby, MayStart
+from protocol.ids import BootId
 from protocol.messages import VmPhase
 from wnod.crashpoint import around
 
@@ -58,18 +59,28 @@ class GuestService:
                 if self.clock.seconds() - self._told.get(key, 0.0) >= ONCE_S:
                     self._hello(vm)
             case GuestReady(boot_id):
-                self.keeper.ready[vm.generation] = boot_id
-                self.keeper.failed.pop(vm.generation, None)
-                self.keeper.duties.kick(str(vm.generation))
+                self._ready(vm, boot_id)
             case MayStart():
                 self._may_start(vm, said)
             case GuestFinished():
                 if lifecycle.is_end_of(vm, said):
                     self.finished(vm, said.status)
             case GuestFailed():
-                self.log.warn("{vm}: guest failed at {stage}: {text}", vm=key, stage=said.stage, text=said.text)
-                self.keeper.failed[vm.generation] = f"guest failed at {said.stage}: {said.text}"
-                self.keeper.duties.kick(str(vm.generation))
+                self._failed(vm, said)
+
+    def _ready(self, vm: Vm, boot_id: BootId) -> None:
+        if self.keeper.ready.get(vm.generation) == boot_id and vm.generation not in self.keeper.failed:
+            return  # no news: a guest that says it without end has libvirt asked for nothing
+        self.keeper.ready[vm.generation] = boot_id
+        self.keeper.failed.pop(vm.generation, None)
+        self.keeper.duties.kick(str(vm.generation))
+
+    def _failed(self, vm: Vm | Spare, said: GuestFailed) -> None:
+        text = f"guest failed at {said.stage}: {said.text}"
+        if self.keeper.failed.get(vm.generation) != text:
+            self.log.warn("{vm}: {text}", vm=vm.key, text=text)
+            self.keeper.failed[vm.generation] = text
+            self.keeper.duties.kick(str(vm.generation))
 
     def _hello(self, vm: Vm) -> None:
         if self.keeper.ready.get(vm.generation) is not None or vm.boot_id is not None:
@@ -77,9 +88,7 @@ class GuestService:
             self.keeper.guests.send(vm.key, guest.welcome(vm.generation))
             return
         if not vm.labelled:
-            self.keeper.waking.unanswered.add(
-                vm.generation
-            )  # it is told nothing of the lease before its domain carries it
+            self.keeper.waking.unanswered.add(vm.generation)  # told nothing of the lease before its domain carries it
             return
         self._tell(vm, self.configure)
 
@@ -111,13 +120,11 @@ class GuestService:
         match said:
             case GuestHello() if spare.boot_id is None:
                 self._tell(spare, self.stand)
-            case GuestStandby(boot_id):
+            case GuestStandby(boot_id) if self.stock.standby.get(spare.generation) != boot_id:
                 self.stock.standby[spare.generation] = boot_id
                 self.keeper.duties.kick(str(spare.generation))
             case GuestFailed():
-                self.log.warn("{vm}: guest failed at {stage}: {text}", vm=key, stage=said.stage, text=said.text)
-                self.keeper.failed[spare.generation] = f"guest failed at {said.stage}: {said.text}"
-                self.keeper.duties.kick(str(spare.generation))
+                self._failed(spare, said)
 
     def _may_start(self, vm: Vm, ask: MayStart) -> None:
         verdict = lifecycle.may_start(vm, ask, self.clock.seconds())

@@ -14,6 +14,8 @@ from protocol.ids import BootId, Generation
 PORT = "org.wnod.guest.0"
 VERSION = 1
 MAX_LINE = 8192
+MAX_STATUS = 2**31
+"""As `finished` of SrvMsg carries it (protocol.messages)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def _parse_words(verb: str, words: list[str]) -> FromGuest:
                 _boot_id(boot_id), _number(number), _word(job), _optional(task), _number(restart), _number(uid)
             )
         case "finished", [boot_id, job, task, restart, status]:
-            return GuestFinished(_boot_id(boot_id), _word(job), _optional(task), _number(restart), _optional(status))
+            return GuestFinished(_boot_id(boot_id), _word(job), _optional(task), _number(restart), _status(status))
         case "failed", [boot_id, stage, *text]:
             return GuestFailed(_boot_id(boot_id), _word(stage), _free_text(text))
     raise ValueError(f"no verb {verb!r} with {len(words)} words in version {VERSION}")
@@ -129,6 +131,13 @@ def _number(word: str) -> int:
 
 def _optional(word: str) -> int | None:
     return None if word == "-" else _number(word)
+
+
+def _status(word: str) -> int | None:
+    status = _optional(word)
+    if status is not None and status > MAX_STATUS:
+        raise ValueError(f"{status} is no exit status")
+    return status
 
 
 def welcome(generation: Generation) -> bytes:

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from hostmaster.rules import lifecycle
+from protocol.errors import TheirMistake
 from protocol.messages import VmPhase
 from tests.unit.hostmaster.host_case import HostCase, again, host_case
 from tests.unit.hostmaster.records import BOOT, OTHER_BOOT, RUN, a_vm
@@ -178,3 +179,22 @@ def test_a_closed_channel_and_an_unknown_one_are_no_matter(case: HostCase) -> No
     case.guests.disconnects("vm1-g1")
     case.service.heard("vm7-g7", None)
     assert case.vm == replace(case.vm, phase=VmPhase.BOOTING)
+
+
+def test_a_guest_that_says_the_same_without_end_has_libvirt_asked_for_nothing(case: HostCase) -> None:
+    says(case, READY)
+    case.run(1)
+    asked = len(case.hypervisor.calls)
+    for _ in range(20):
+        says(case, READY)
+    assert case.hypervisor.calls[asked:] == []
+
+
+def test_an_exit_status_that_the_bait_cannot_be_told_is_not_heard(case: HostCase) -> None:
+    """It was logged with a traceback, as often as the guest said it."""
+    says(case, READY)
+    bind(case)
+    assert says(case, ASK) == ["allow 7"]
+    with pytest.raises(TheirMistake, match="no exit status"):
+        says(case, f"finished {BOOT} 12 - 1 9999999999".encode())
+    assert case.ends == []
