@@ -238,9 +238,11 @@ def _make_file_system(path: Path, disk_mib: int) -> None:
     for options in (_FAST, _OLDER):
         with path.open("xb") as file:
             file.truncate(disk_mib << 20)
-        result = subprocess.run(
-            [*_MKFS, *options, "--", str(path)], capture_output=True, text=True, timeout=_MKFS_LIMIT_S, check=False
-        )
+        command = [*_MKFS, *options, "--", str(path)]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=_MKFS_LIMIT_S, check=False)
+        except subprocess.TimeoutExpired as e:
+            raise OSError(f"mkfs.ext4 of a {disk_mib} MiB overlay did not end within {_MKFS_LIMIT_S} s") from e
         if result.returncode == 0:
             return
         failure = result.stderr.strip()

@@ -283,3 +283,14 @@ def test_a_size_that_mkfs_refuses_is_an_error_with_its_words_and_leaves_nothing(
         store.overlay(disk_mib=0)
     assert list((store.state / "templates").iterdir()) == []
     assert wait(store.images.overlays()) == ()
+
+
+def test_a_mkfs_that_hangs_is_an_error_of_the_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was none that anybody expected: the VM failed without a reason."""
+
+    def hangs(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    with pytest.raises(OSError, match=r"mkfs\.ext4 of a 16 MiB overlay did not end"):
+        store.overlay(disk_mib=16)
