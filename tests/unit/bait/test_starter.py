@@ -161,6 +161,14 @@ def test_nobody_listens_hands_back(tmp_path: Path) -> None:
     assert finish(start(tmp_path, *BATCH, limit=0.5))[0] == 198
 
 
+def test_a_bait_without_a_daemon_keeps_its_job_until_the_limit_and_so_takes_no_others_out_of_the_queue(
+    tmp_path: Path,
+) -> None:
+    began = time.monotonic()
+    assert finish(start(tmp_path, *BATCH, limit=1.5))[0] == 198
+    assert time.monotonic() - began > 1.0  # the limit but for one pause: giving up at once takes a tenth of it
+
+
 def test_a_bait_that_ends_without_a_word_is_asked_again_until_the_limit(
     tmp_path: Path, bait: Callable[[Answer], Bait]
 ) -> None:
