@@ -86,7 +86,7 @@ class HostDaemon:
 
     @staticmethod
     async def _prove(artifacts: Artifacts) -> Accelerator:
-        return Accelerator.TCG
+        return Accelerator.NONE  # a domain's text without devices, which nothing here would read
 
     # --- hostmaster.serve_baits.Link ---
 

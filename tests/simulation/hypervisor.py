@@ -31,7 +31,7 @@ class Libvirtd(FakeHypervisor):
         self, world: World, rng: random.Random, whim: random.Random, trace: Callable[[str, str], None]
     ) -> None:
         """`whim` decides what a hang is of, so that `rng` stays what it was."""
-        super().__init__(world, accelerator=Accelerator.TCG)
+        super().__init__(world, accelerator=Accelerator.NONE)
         self.world = world
         self.rng = rng
         self.trace = trace
@@ -43,8 +43,8 @@ class Libvirtd(FakeHypervisor):
         """How often the machine has gone down: what libvirt was asked before is lost with it."""
         self.changed: Callable[[str], None] = lambda uuid: None
         """Called at once when a domain has come, gone or changed its state."""
-        self._known: dict[str, Domain] = {}
-        """What each text says."""
+        self._known: dict[str, tuple[str, Domain]] = {}
+        """By UUID the text of each domain that there is, and what it says."""
         self.touched: Callable[[str, str], None] = lambda verb, uuid: None
         self.images = FakeImages()
         """The same host's."""
@@ -85,15 +85,19 @@ class Libvirtd(FakeHypervisor):
 
     def _domain(self, uuid: str) -> Domain:
         kept = self.kept[uuid]
-        # By the text: a UUID comes again with each restore, and a spare's facts are replaced.
-        known = self._known.get(kept.xml)
-        if known is None or known.state is not kept.state:
-            known = super()._domain(uuid) if known is None else replace(known, state=kept.state)
-            self._known[kept.xml] = known
+        text, known = self._known.get(uuid, ("", None))
+        if known is None or text is not kept.xml:  # a UUID comes again with each restore, a spare's facts are replaced
+            known = super()._domain(uuid)
+            self._known[uuid] = kept.xml, known
+        elif known.state is not kept.state:
+            known = replace(known, state=kept.state)
+            self._known[uuid] = text, known
         return known
 
     def _hint(self, uuid: str) -> None:
         if uuid:
+            if uuid not in self.kept:
+                self._known.pop(uuid, None)
             self.changed(uuid)
         super()._hint(uuid)
 
@@ -199,7 +203,7 @@ class Connection:
         return found
 
     async def probe(self, kernel: str, initrd: str) -> tuple[Accelerator, str]:
-        return Accelerator.TCG, "the simulation said so"
+        return Accelerator.NONE, "the simulation said so"
 
     def watch(self, hint: Callable[[str], None]) -> None:
         def told(uuid: str) -> None:
