@@ -89,7 +89,7 @@ class Call:
 
 
 def _nothing() -> None:
-    """What a cancelled call holds instead of its function."""
+    """What a call that is over holds instead of its function."""
 
 
 def _place(entry: tuple[float, int, Call]) -> tuple[float, int]:
@@ -182,8 +182,9 @@ class World:
             assert self._burst < AT_ONCE, "time stands still: something runs in circles"
             call.called = True
             self.calls += 1
+            func, args, call.func, call.args = call.func, call.args, _nothing, ()  # who keeps the call keeps no more
             try:  # noqa: SIM105 - a context manager for each of millions of calls is felt
-                call.func(*call.args, **call.kw)
+                func(*args, **call.kw)
             except Crash:
                 pass
         if not trouble:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 from bait.lrms.base import JobState
 from protocol.ids import VmName
@@ -103,26 +104,21 @@ class Cluster:
         return next((guest for guest in site.guests.values() if guest.name == node and guest.alive), None)
 
     def _starter(self, site: Site, job: FakeJob) -> None:
-        restart, job_id = job.run.restart, job.id
+        if not site.off:
+            starter = Starter(self.world, site.hooks, job.run, job.owner, partial(self._starter_exits, site))
+            site.starters[job.id] = (job.run.restart, starter)
 
-        def exits(code: int) -> None:
-            if site.cut_off:  # its node's daemon cannot report it: tried until it can
-                self.world.callLater(1.0, exits, code)
-                return
-            if site.starters.get(job_id, (None, None))[1] is starter:
-                del site.starters[job_id]
-            now = self.lrms.all_jobs.get(job_id)
-            if now is not None and (now.state, now.run.restart, now.node) == (
-                JobState.RUNNING,
-                restart,
-                site.bait_name,
-            ):
-                self.lrms.exits(job_id, code)
-
-        if site.off:
+    def _starter_exits(self, site: Site, starter: Starter, code: int) -> None:
+        if site.cut_off:  # its node's daemon cannot report it: tried until it can
+            self.world.callLater(1.0, self._starter_exits, site, starter, code)
             return
-        starter = Starter(self.world, site.hooks, job.run, job.owner, exits)
-        site.starters[job_id] = (restart, starter)
+        run = starter.run
+        if site.starters.get(run.key, (None, None))[1] is starter:
+            del site.starters[run.key]
+        now = self.lrms.all_jobs.get(run.key)
+        here = JobState.RUNNING, run.restart, site.bait_name
+        if now is not None and (now.state, now.run.restart, now.node) == here:
+            self.lrms.exits(run.key, code)
 
     def _job_leaves(self, job: FakeJob) -> None:
         """The controller tells the node's daemon to end whatever runs there of this job."""

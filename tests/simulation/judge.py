@@ -6,6 +6,7 @@ A breach is written down, not raised: raising would only break the daemon that h
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 from hostmaster.rules.lifecycle import Vm
 from protocol.messages import VmPhase
 from tests.simulation.machines import Guest, Program
+
+KEPT_LINES = 100_000
+"""So much of the history can be told: all of it on a few hosts, the last part of it on many."""
 
 
 @dataclass
@@ -48,7 +52,7 @@ class Judge:
     """The record of what happened, and of what should not have."""
 
     now: Callable[[], float] = lambda: 0.0
-    lines: list[tuple[float, str, str]] = field(default_factory=list)
+    lines: deque[tuple[float, str, str]] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     breaches: list[Breach] = field(default_factory=list)
     runs: dict[str, list[Run]] = field(default_factory=dict)
     excused: dict[str, float] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from bait.lrms.base import Home, JobState, JobView, NodeView
+from protocol.ids import Run
 from tests.fakes.lrms import FakeJob, FakeLrms, FakeNode
 from tests.simulation.clock import World
 
@@ -116,20 +117,15 @@ class Controller(FakeLrms):
         self.left(job)
         job.state, job.word = JobState.LEAVING, "COMPLETING"
         self._leaving[job.id] = then
-        self._settles(job, then)
+        self.clock.callLater(self.settle_s, self._settled, job, job.run, then)
 
-    def _settles(self, job: FakeJob, then: Callable[[FakeJob], None]) -> None:
-        run = job.run
-
-        def settled() -> None:
-            if job.state is not JobState.LEAVING or job.run != run or self.all_jobs.get(job.id) is not job:
-                return
-            if self.unreachable(job):
-                self.clock.callLater(1.0, settled)
-            else:
-                then(job)
-
-        self.clock.callLater(self.settle_s, settled)
+    def _settled(self, job: FakeJob, run: Run, then: Callable[[FakeJob], None]) -> None:
+        if job.state is not JobState.LEAVING or job.run != run or self.all_jobs.get(job.id) is not job:
+            return
+        if self.unreachable(job):
+            self.clock.callLater(1.0, self._settled, job, run, then)
+        else:
+            then(job)
 
     def _off(self, job: FakeJob) -> None:
         for jobs in self._on.values() if job.node is None else (self._on.get(job.node, {}),):
@@ -227,4 +223,4 @@ class Controller(FakeLrms):
             elif job.state is not JobState.PENDING and job.node is not None:
                 self._on.setdefault(job.node, {})[job.id] = job
                 if job.state is JobState.LEAVING:  # that its run is over, and what then, Slurm has saved with it
-                    self._settles(job, self._leaving[job.id])
+                    self.clock.callLater(self.settle_s, self._settled, job, job.run, self._leaving[job.id])

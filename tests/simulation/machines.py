@@ -27,8 +27,9 @@ class Starter:
 
     def __init__(
         self, world: World, server: Callable[[], tuple[HookServer, Life] | None], run: Any, uid: int,
-        exits: Callable[[int], None],
+        exits: Callable[["Starter", int], None],
     ) -> None:  # fmt: skip
+        self.run = run
         self.uid = uid
         self.ended = False
         self._world = world
@@ -101,7 +102,7 @@ class Starter:
     def _exit(self, code: int) -> None:
         if not self.ended:
             self._end()
-            self._exits(code)
+            self._exits(self, code)
 
     def _end(self) -> None:
         self.ended = True
