@@ -19,6 +19,7 @@ it any more and its node is gone, so that a slot's next VM never meets its prede
 from msgspec.structs import replace
 
 from bait.lrms.base import OUR_NOTE, JobState, JobView
+from bait.rules import note
 from bait.rules.grace import left_s
 from bait.rules.lease import Deed, Denial, Facts, Lease, Phase, Step, Times
 from protocol.ids import Run
@@ -271,8 +272,16 @@ def _returning(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
 
 
 def _still_ours(lease: Lease, job: JobView) -> bool:
-    """False if the job has come to another bait since: what that one did to it is not for this lease to undo."""
+    """False if another bait has the job: what that one did to it is not for this lease to undo."""
+    if _sent_by_another(lease, job):
+        return False
     return job.run.restart <= lease.target.restart or lease.vm in job.required_nodes or lease.lease in job.note
+
+
+def _sent_by_another(lease: Lease, job: JobView) -> bool:
+    """Of a run that the LRMS has forgotten (R15) and started again there may be two leases, at two baits."""
+    last = note.read(job.note)
+    return last is not None and last.lease != lease.lease and last.home.vm in job.required_nodes
 
 
 def _refusing(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:

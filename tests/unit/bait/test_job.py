@@ -7,9 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from bait.lrms.base import JobState
+from bait.rules import note
 from bait.rules.job import decide, done, pause_s, refused, supersede, superseded
 from bait.rules.lease import Deed, Denial, Lease, Phase, Step, Times
-from protocol.ids import Generation, Run
+from protocol.ids import Generation, Run, VmName
 from protocol.messages import Code, VmPhase
 from tests.unit.bait.records import (
     BOOT,
@@ -21,6 +22,7 @@ from tests.unit.bait.records import (
     a_view,
     facts,
     granted,
+    lease_id,
     parked_job,
 )
 
@@ -314,6 +316,17 @@ def test_a_job_that_another_bait_has_parked_is_left_to_it(lease: Lease) -> None:
     )
     ours = dataclasses.replace(elsewhere, note=f"wnod:lease={lease.lease}:home=batch:requeue=1")
     assert step(lease, job=ours).deed is Deed.GIVE_BACK
+
+
+def test_of_two_leases_for_a_run_that_the_lrms_started_twice_only_the_one_that_sent_it_takes_it_back() -> None:
+    mine, other = granted(phase=Phase.RETURNING), granted(lease=lease_id(2), vm=VmName("vm9"))
+    by_me, by_other = (
+        sent(required_nodes=(lease.vm,), note=note.write(lease, "bait9", 100.0)) for lease in (mine, other)
+    )
+    assert step(mine, job=by_me).deed is Deed.GIVE_BACK
+    assert step(mine, job=by_other).lease.phase is Phase.ENDED
+    taken_from_it = dataclasses.replace(by_other, required_nodes=())
+    assert step(mine, job=taken_from_it).deed is Deed.GIVE_BACK
 
 
 def test_refusing_parks_the_job_and_then_holds_it() -> None:
