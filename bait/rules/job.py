@@ -127,6 +127,8 @@ def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         if job.run == lease.target and job.node == lease.vm:
             return Step(_enter(lease, Phase.RELEASED, facts.now, "released"))
         return Step(_end(lease, facts, "somebody else moved the job"))
+    if _sent_by_another(lease, job):
+        return Step(_end(lease, facts, "another bait has sent the job to its VM"))
     sent = lease.vm in job.required_nodes
     if not job.held:
         return Step(_enter(lease, Phase.RELEASED, facts.now, "released") if sent else _taken_away(lease, facts))

@@ -325,6 +325,8 @@ def test_of_two_leases_for_a_run_that_the_lrms_started_twice_only_the_one_that_s
     )
     assert step(mine, job=by_me).deed is Deed.GIVE_BACK
     assert step(mine, job=by_other).lease.phase is Phase.ENDED
+    held = dataclasses.replace(by_other, held=True)
+    assert step(ready(), job=held).lease.phase is Phase.ENDED  # or the other's VM would become its user's own wish
     taken_from_it = dataclasses.replace(by_other, required_nodes=())
     assert step(mine, job=taken_from_it).deed is Deed.GIVE_BACK
 
