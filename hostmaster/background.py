@@ -72,8 +72,11 @@ class Background:
     demand: dict[Kind, Demand] = field(default_factory=dict)
     refill_s: dict[Kind, float] = field(default_factory=dict)
     told: Callable[[], object] = lambda: None
-    """What may change while the host serves, of all that names come from: they are made anew when it does."""
+    """What may change while the host serves, of all that names come from: they are made anew when it does.
+
+    It looks at files, so it is asked once for each `beat` and not by each request: names are that much behind."""
     _told: object = None
+    _ask_anew: bool = True
     _identity: str = ""
     """Of the hypervisor; empty: not known yet, so nothing is made and nothing taken for stale."""
     _names: dict[tuple[VmName, Kind], str] = field(default_factory=dict)
@@ -95,7 +98,7 @@ class Background:
 
     def beat(self) -> None:
         """Look at libvirt too; call this every LOOK_EVERY_S."""
-        self._due = True
+        self._due = self._ask_anew = True
         self.kick()
 
     def settled(self, identity: str) -> None:
@@ -103,6 +106,7 @@ class Background:
         if self._identity not in ("", identity):
             self.log.info("the hypervisor has changed: golden states are made anew")
         self._identity = identity
+        self._ask_anew = True
         self._names.clear()
         self._named.clear()
         self.kick()
@@ -210,10 +214,11 @@ class Background:
         kinds = {line.kind for line in self.lines()} | {golden.kind for golden in self.shelves.goldens.values()}
         kinds |= {Kind(record.environment, record.shape) for record in self.shelves.spares.values()}
         kinds |= set(self.demand) if self.budget_mib else set()
-        if (told := self.told()) != self._told:
-            self._told = told
-            self._names.clear()
-            self._named.clear()
+        if self._ask_anew:
+            self._ask_anew, before, self._told = False, self._told, self.told()
+            if self._told != before:
+                self._names.clear()
+                self._named.clear()
         if self._identity and not kinds <= self._named:
             slots = self.host().slots
             for slot in slots:

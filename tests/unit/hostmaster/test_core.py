@@ -254,6 +254,7 @@ def test_what_is_made_in_advance_gets_another_name_when_a_file_that_it_is_given_
     names = [case.core.background.view().names[case.core.config.slots[0].name, kind]]
     for content in (b"one", b"two", b"one"):
         files["slurm.conf"] = content
+        case.core.background.beat()
         names.append(case.core.background.view().names[case.core.config.slots[0].name, kind])
     assert names[0] == names[1] == names[3] != names[2]
 
@@ -268,6 +269,22 @@ def test_while_files_cannot_be_read_nobody_can_say_what_is_made_in_advance(case:
         raise ImageRefused("lrms.guest_files /no: not there")
 
     case.core.lrms_files = refuse
+    case.core.background.beat()
     assert case.core.background.view().names == {}
     case.core.lrms_files = dict
+    case.core.background.beat()
     assert case.core.background.view().names
+
+
+def test_the_files_that_guests_are_given_are_looked_at_once_for_all_who_ask_between_two_beats(case: Case) -> None:
+    looks: list[float] = []
+    case.libvirt_is_there()
+    case.core.lrms_files = lambda: looks.append(case.clock.seconds()) or {}  # type: ignore[func-returns-value]
+    case.core.background.told = case.core.lrms_files
+    case.core.background.beat()
+    for _ in range(10):
+        case.core.background.view()
+    assert len(looks) == 1
+    case.core.background.beat()
+    case.core.background.view()
+    assert len(looks) == 2
