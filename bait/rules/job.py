@@ -164,7 +164,11 @@ def _in_time(lease: Lease, facts: Facts, times: Times) -> Step:
         return Step(lease, Deed.SEND)
     if facts.up_for_s is None:
         if facts.now > lease.stages["ready"] + times.register_s:
-            text = "the batch system did not say since when it has been up"
+            text = (
+                f"the batch system did not say in {times.register_s:.0f} s for how long it has been up, and no job is "
+                "sent to its VM before that is known; it is tried again. If this comes again, ask your administrator: "
+                "the bait's log says why there was no answer"
+            )
             return Step(_return(lease, facts, text, delay_s=int(times.retry_s)))
         return Step(lease, wake_s=times.poll_s)
     wait_s = left_s(facts.up_for_s, times.restart_grace_s)
