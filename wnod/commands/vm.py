@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -73,9 +74,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _keep(socket: str, args: argparse.Namespace) -> int:
-    answer = act(socket, "/keep", {"vm": args.vm, "why": args.why})
-    sentence = f"{plain(answer.get('vm'))} ({plain(answer.get('run'))}) goes into quarantine when it ends"
-    return _say(args, answer, sentence)
+    wish = {"vm": args.vm, "why": args.why}
+    return _done(socket, "/keep", wish, args, "{vm} ({run}) goes into quarantine when it ends")
 
 
 def _kept(socket: str, args: argparse.Namespace) -> int:
@@ -94,8 +94,14 @@ def _kept(socket: str, args: argparse.Namespace) -> int:
 
 
 def _drop(socket: str, args: argparse.Namespace) -> int:
-    answer = act(socket, "/drop", {"name": args.name})
-    return _say(args, answer, f"{plain(answer.get('name'))} is dropped")
+    return _done(socket, "/drop", {"name": args.name}, args, "{name} is dropped")
+
+
+def _done(socket: str, deed: str, arguments: dict[str, str], args: argparse.Namespace, sentence: str) -> int:
+    """Have it done; the sentence's words in braces are the answer's."""
+    answer = act(socket, deed, arguments)
+    words = defaultdict(lambda: plain(None), {word: plain(value) for word, value in answer.items()})
+    return _say(args, answer, sentence.format_map(words))
 
 
 def _say(args: argparse.Namespace, answer: Mapping[str, Any], sentence: str, code: int = OK) -> int:
