@@ -23,10 +23,6 @@ class Breaker:
         text = f"the last {failures} VMs did not come up ({why}); the next is tried after {PAUSE_S:.0f} s"
         return Breaker(failures, now + PAUSE_S, text)
 
-    def succeeded(self) -> "Breaker":
-        """A VM came up: all is forgiven."""
-        return Breaker()
-
     def obstacle(self, now: float) -> str:
         """Why no VM is made now; empty if one may be."""
         return self.text if now < self.until else ""

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from hostmaster.world import DomainState
+from tests.conftest import LoggedFailures
 from tests.fakes.site import Site
+from tests.fakes.wire import Crash
 
 
 @contextmanager
@@ -23,3 +27,19 @@ def a_running_job(site: Site) -> str:
     job = site.submit()
     site.until(lambda: site.running(job) and site.phases() == ["started"])
     return job
+
+
+@contextmanager
+def with_long_jobs(directory: Path, logged_failures: LoggedFailures) -> Iterator[Site]:
+    """A site whose jobs outlast what is tried with them; that a daemon is made to die is no failure."""
+    site = Site(directory)
+    site.run_s = 2000.0
+    with living(site):
+        yield site
+    logged_failures.flush(Crash)
+
+
+def stands_still(site: Site) -> bool:
+    """Whether the only VM does."""
+    (kept,) = site.hypervisor.kept.values()
+    return kept.state is DomainState.PAUSED

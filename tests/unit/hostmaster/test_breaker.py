@@ -25,7 +25,3 @@ def test_after_the_pause_one_vm_is_tried_and_its_failure_rests_it_again() -> Non
     later = 100.0 + PAUSE_S
     assert breaker.obstacle(later) == ""
     assert breaker.failed("no hello", later).obstacle(later + 1.0) != ""
-
-
-def test_one_vm_that_comes_up_forgives_all() -> None:
-    assert broken(LIMIT).succeeded().failed("no hello", 200.0).obstacle(200.0) == ""

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from hostmaster.environments import Environments
+from hostmaster.rules.breaker import LIMIT
 from hostmaster.world import ImageRefused
 from protocol.ids import EnvironmentName, VmName
 from tests.fakes.images import FakeImages, artifacts
@@ -86,3 +87,13 @@ def test_the_probe_is_made_with_the_same_environment_each_time() -> None:
     images.altered = {}
     Deferred.fromCoroutine(found.verify())
     assert found.some_artifacts() == first
+
+
+def test_one_vm_that_comes_up_forgives_all_that_did_not() -> None:
+    found = verified(FakeImages({DEBIAN: artifacts(), ROCKY: artifacts()}))
+    for _ in range(LIMIT):
+        found.failed(DEBIAN, "no hello")
+    assert "no hello" in found.host().refusals[DEBIAN]
+    found.came_up(DEBIAN)
+    found.failed(DEBIAN, "no hello")
+    assert found.host().refusals == {}

@@ -24,9 +24,8 @@ from hostmaster.rules.reconcile import adoptable
 from hostmaster.world import DomainState
 from protocol.messages import VmPhase
 from tests.conftest import LoggedFailures
-from tests.fakes.living import a_running_job, living
+from tests.fakes.living import a_running_job, stands_still, with_long_jobs
 from tests.fakes.site import Site
-from tests.fakes.wire import Crash
 from tests.unit.hostmaster.records import BOOT, RUN, a_domain, a_vm, lease_id
 from wnod.journal import Journal
 
@@ -225,11 +224,8 @@ def test_the_end_of_a_silence_is_told(controller: Controller) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, logged_failures: LoggedFailures) -> Iterator[Site]:
-    site = Site(tmp_path)
-    site.run_s = 2000.0
-    with living(site):
+    with with_long_jobs(tmp_path, logged_failures) as site:
         yield site
-    logged_failures.flush(Crash)
 
 
 def cut_off(site: Site, yes: bool = True) -> None:
@@ -237,19 +233,14 @@ def cut_off(site: Site, yes: bool = True) -> None:
     site.lrms.away, site.controller = yes, not yes
 
 
-def paused(site: Site) -> bool:
-    (kept,) = site.hypervisor.kept.values()
-    return kept.state is DomainState.PAUSED
-
-
 def test_a_host_that_is_cut_off_pauses_its_job_before_slurm_would_start_it_elsewhere(site: Site) -> None:
     a_running_job(site)
     cut_off(site)
     began = site.clock.seconds()
-    site.until(lambda: paused(site), 120.0)
+    site.until(lambda: stands_still(site), 120.0)
     assert 80.0 <= site.clock.seconds() - began <= 105.0
     cut_off(site, False)
-    site.until(lambda: not paused(site), 20.0)
+    site.until(lambda: not stands_still(site), 20.0)
 
 
 def test_a_host_that_loses_its_journal_while_it_is_cut_off_fences_all_the_same(site: Site) -> None:
@@ -258,16 +249,16 @@ def test_a_host_that_loses_its_journal_while_it_is_cut_off_fences_all_the_same(s
     cut_off(site)
     site.run(5.0)
     site.crash_host(lose_journal=True)
-    site.until(lambda: paused(site), 120.0)
+    site.until(lambda: stands_still(site), 120.0)
 
 
 def test_a_controller_that_was_away_for_long_costs_a_pause_and_no_job(site: Site) -> None:
     job = a_running_job(site)
     cut_off(site)
     site.run(1000.0)
-    assert paused(site)
+    assert stands_still(site)
     cut_off(site, False)
-    site.until(lambda: not paused(site), 30.0)
+    site.until(lambda: not stands_still(site), 30.0)
     assert len(site.starts) == 1
     assert site.running(job)
 
@@ -275,7 +266,7 @@ def test_a_controller_that_was_away_for_long_costs_a_pause_and_no_job(site: Site
 def test_a_run_that_was_started_elsewhere_meanwhile_never_goes_on(site: Site) -> None:
     job = a_running_job(site)
     cut_off(site)
-    site.until(lambda: paused(site), 120.0)
+    site.until(lambda: stands_still(site), 120.0)
     site.killed.update(site.guests)  # what ends here has been given up by the LRMS
     site.lrms.node_fails("vm1")
     cut_off(site, False)
@@ -293,27 +284,27 @@ def test_what_is_no_loss_of_contact_pauses_nothing(site: Site, who: str) -> None
     else:
         site.lrms.away = True  # slurmctld is stopped; its machine refuses the connection, which is an answer
     site.run(500.0)
-    assert not paused(site)
+    assert not stands_still(site)
     assert site.running(job)
 
 
 def test_a_restart_alone_lets_no_paused_vm_go_on(site: Site) -> None:
     a_running_job(site)
     cut_off(site)
-    site.until(lambda: paused(site), 120.0)
+    site.until(lambda: stands_still(site), 120.0)
     site.crash_host()
     site.run(300.0)
-    assert paused(site)
+    assert stands_still(site)
     assert "unpause" not in {call.split(" ", maxsplit=1)[0] for call in site.hypervisor.calls}
 
 
 def test_a_hostmaster_that_dies_while_a_vm_is_paused_lets_it_go_on_after_its_restart(site: Site) -> None:
     job = a_running_job(site)
     cut_off(site)
-    site.until(lambda: paused(site), 120.0)
+    site.until(lambda: stands_still(site), 120.0)
     site.crash_host()
     cut_off(site, False)
-    site.until(lambda: not paused(site), 60.0)
+    site.until(lambda: not stands_still(site), 60.0)
     assert site.running(job)
 
 

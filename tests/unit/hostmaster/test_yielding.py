@@ -19,7 +19,7 @@ from hostmaster.world import DomainState
 from protocol.ids import Generation, Run, VmName
 from protocol.messages import VmPhase
 from tests.conftest import LoggedFailures
-from tests.fakes.living import a_running_job, living
+from tests.fakes.living import a_running_job, stands_still, with_long_jobs
 from tests.fakes.site import CONFIG, Site
 from tests.fakes.wire import Crash
 from tests.unit.hostmaster.records import BOOT, RUN, a_vm
@@ -219,21 +219,13 @@ def test_a_list_of_vms_says_why_one_stands_still() -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, logged_failures: LoggedFailures) -> Iterator[Site]:
-    site = Site(tmp_path)
-    site.run_s = 1000.0
-    with living(site):
+    with with_long_jobs(tmp_path, logged_failures) as site:
         yield site
-    logged_failures.flush(Crash)
 
 
 def ask(site: Site, act: str, **arguments: str) -> tuple[int, Any]:
     assert site.host is not None
     return Administration(site.host.keeper, CONFIG.times.longest_pause_s).acts()[act](arguments, "root")
-
-
-def stands(site: Site) -> bool:
-    (kept,) = site.hypervisor.kept.values()
-    return kept.state is PAUSED
 
 
 def story(site: Site, job: str) -> list[str]:
@@ -245,12 +237,12 @@ def test_a_job_is_paused_and_goes_on_when_asked(site: Site) -> None:
     job = a_running_job(site)
     status, answer = ask(site, "pause", vm=job, **{"for": "60"})
     assert (status, answer["vm"], answer["until"]) == (200, "vm1", site.clock.seconds() + 60)
-    site.until(lambda: stands(site), 2.0)
+    site.until(lambda: stands_still(site), 2.0)
     site.run(20.0)
-    assert stands(site)
+    assert stands_still(site)
     assert ask(site, "pause", vm="vm1")[0] == 409
     assert ask(site, "resume", vm="vm1")[0] == 200
-    site.until(lambda: not stands(site), 2.0)
+    site.until(lambda: not stands_still(site), 2.0)
     site.run(1.0)
     assert site.running(job)
     assert story(site, job)[-2:] == [
@@ -263,8 +255,8 @@ def test_a_pause_ends_at_its_limit(site: Site) -> None:
     a_running_job(site)
     began = site.clock.seconds()
     ask(site, "pause", vm="vm1")
-    site.until(lambda: stands(site), 2.0)
-    site.until(lambda: not stands(site), 100.0)
+    site.until(lambda: stands_still(site), 2.0)
+    site.until(lambda: not stands_still(site), 100.0)
     assert 90.0 <= site.clock.seconds() - began <= 91.0
 
 
@@ -285,9 +277,9 @@ def test_a_hostmaster_that_is_killed_while_a_vm_is_paused_lets_it_go_on_in_its_n
     job = a_running_job(site)
     began = site.clock.seconds()
     ask(site, "pause", vm=job)
-    site.until(lambda: stands(site), 2.0)
+    site.until(lambda: stands_still(site), 2.0)
     site.crash_host(away_s=away_s)
-    site.until(lambda: not stands(site), 200.0)
+    site.until(lambda: not stands_still(site), 200.0)
     assert max(90.0, away_s) <= site.clock.seconds() - began <= max(90.0, away_s) + 5.0
     site.run(5.0)
     assert site.running(job)
@@ -311,7 +303,7 @@ def test_a_hostmaster_that_dies_around_either_deed_ends_the_pause_in_time(site: 
         ask(site, "pause", vm=job)
         site.run(100.0)
     assert deaths == [point]
-    assert not stands(site)
+    assert not stands_still(site)
     assert story(site, job)[-1].endswith("its time was up")
 
 
@@ -325,8 +317,8 @@ def test_a_guest_that_stood_still_is_told_the_time_also_if_it_was_not_connected(
     site.until(lambda: site.clock.seconds() > heartbeat)
     ask(site, "pause", vm="vm1", **{"for": "5"})
     guests.channels["vm1-g1"] = False
-    site.until(lambda: stands(site), 2.0)
-    site.until(lambda: not stands(site), 7.0)
+    site.until(lambda: stands_still(site), 2.0)
+    site.until(lambda: not stands_still(site), 7.0)
     site.run(0.5)
     assert guests.take("vm1-g1") == []
     (machine,) = site.guests.values()
@@ -341,8 +333,8 @@ def test_a_paused_job_on_a_host_that_is_cut_off_is_fenced(site: Site) -> None:
     site.run(60.0)
     assert ask(site, "pause", vm="vm1")[0] == 200
     site.run(100.0)
-    assert stands(site)
+    assert stands_still(site)
     code, answer = ask(site, "resume", vm="vm1")
     assert (code, "cannot be let go on by hand" in answer["error"]) == (409, True)
     site.run(400.0)
-    assert stands(site)
+    assert stands_still(site)
