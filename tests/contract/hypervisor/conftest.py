@@ -32,7 +32,10 @@ def opened(world: World) -> Iterator[World]:
         pytest_twisted.blockon(Deferred.fromCoroutine(world.open()))
         yield world
     finally:
-        pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+        try:
+            pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+        finally:
+            world.shut()
 
 
 REAL = [pytest.param(name, marks=pytest.mark.real) for name in ("real", "session")]

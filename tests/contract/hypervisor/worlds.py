@@ -69,7 +69,10 @@ class World(Protocol):
         """Return when it answers."""
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind of what the reactor is needed for."""
+
+    def shut(self) -> None:
+        """Leave no process and no thread behind, though the reactor may have been stopped, as by a signal."""
 
     async def spec(self, slot: str = "vm1", generation: int = 1) -> DomainSpec:
         """A domain that can be created here."""
@@ -94,6 +97,9 @@ class FakeWorld:
         pass
 
     async def close(self) -> None:
+        pass
+
+    def shut(self) -> None:
         pass
 
     async def spec(self, slot: str = "vm1", generation: int = 1) -> DomainSpec:
@@ -126,7 +132,11 @@ class LibvirtWorld:
         await opened.addTimeout(60, reactor)  # type: ignore[arg-type]
 
     async def close(self) -> None:
+        if self.kind == "test":  # its domains are the process's: they last as long as anybody's connection does
+            await self.behind(lambda c: [domain.destroy() for domain in c.listAllDomains() if domain.name() != "test"])
         await self.hypervisor.stop()
+
+    def shut(self) -> None:
         if self._goldens is not None:
             shutil.rmtree(self._goldens)
 
@@ -185,8 +195,8 @@ class RealWorld(LibvirtWorld):
         self.images.start()
         await super().open()
 
-    async def close(self) -> None:
-        await super().close()
+    def shut(self) -> None:
+        super().shut()
         self.images.stop()
         self.daemon.close()
 
@@ -263,13 +273,11 @@ class UnprivilegedWorld(RealWorld):
         self.images.start()
         await LibvirtWorld.open(self)
 
-    async def close(self) -> None:
-        await LibvirtWorld.close(self)
-        self.images.stop()
+    def shut(self) -> None:
         os.seteuid(0)
         os.setegid(0)
         os.setgroups(self._groups)
-        self.daemon.close()
+        super().shut()
 
 
 async def until(true: Callable[[], object], limit_s: float = 20) -> None:
