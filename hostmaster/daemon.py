@@ -20,13 +20,14 @@ from hostmaster.edges.guests import GuestChannels
 from hostmaster.edges.hypervisor import LibvirtHypervisor
 from hostmaster.edges.images import LocalImages, Source
 from hostmaster.edges.qemuuser import Ids, QemuUser
+from hostmaster.keeper import Keeper
 from hostmaster.numbers import Numbers
 from hostmaster.quarantine import DAY_S, EXPIRE_EVERY_S, Quarantine
 from hostmaster.rules import yielding
 from hostmaster.rules.golden import Golden
 from hostmaster.rules.lifecycle import Vm, Way
 from hostmaster.rules.spare import Spare
-from hostmaster.world import Accelerator, Artifacts, DomainState, ImageRefused
+from hostmaster.world import Accelerator, Artifacts, ImageRefused
 from protocol.ids import EnvironmentName
 from protocol.link import HostEnd, Tls
 from wnod.config import Catalogue, HostmasterConfig, load_catalogue
@@ -210,7 +211,7 @@ class HostmasterDaemon:
             "capacity": {"total": _room(capacity.total), "free": _room(capacity.free)},
             "slots": capacity.slots,
             "baits": sorted(self.link.connected_baits()),
-            "vms": [_row(vm, core.keeper.seen.get(vm.generation)) for vm in core.keeper.vms.values()],
+            "vms": [_row(vm, core.keeper) for vm in core.keeper.vms.values()],
             "quarantine": self.quarantine.rows(),
             "spares": [_spare(spare) for spare in core.stock.spares.values()],
             "golden": [_golden(golden) for golden in core.stock.goldens.values()],
@@ -267,7 +268,8 @@ def _golden(golden: Golden) -> dict[str, Any]:
     }
 
 
-def _row(vm: Vm, seen: DomainState | None) -> dict[str, Any]:
+def _row(vm: Vm, keeper: Keeper) -> dict[str, Any]:
+    seen, trouble = keeper.seen.get(vm.generation), keeper.trouble.get(vm.generation, "")
     return {
         "vm": vm.vm,
         "generation": vm.generation,
@@ -282,5 +284,5 @@ def _row(vm: Vm, seen: DomainState | None) -> dict[str, Any]:
         "since": vm.since,
         "domain": seen,
         "paused": yielding.row(vm, seen),
-        "text": yielding.note(vm, seen) or vm.text,
+        "text": yielding.note(vm, seen, trouble) or vm.text,
     }

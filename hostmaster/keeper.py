@@ -103,6 +103,8 @@ class Keeper:
     failed: dict[Generation, str] = field(default_factory=dict)
     seen: dict[Generation, DomainState | None] = field(default_factory=dict)
     """What each domain was when last looked at; for people."""
+    trouble: dict[Generation, str] = field(default_factory=dict)
+    """What libvirt said then is the matter with a domain that stands still, if it said so; for people."""
     away: bool = True
     """True while the hypervisor does not answer."""
     unheard: Unheard = field(default_factory=Unheard)
@@ -198,7 +200,7 @@ class Keeper:
         with around("host.forget"):
             self.journal.remove(KIND, str(vm.generation))
         del self.vms[vm.generation]
-        for memory in (self.ready, self.failed, self.deeds.refused, self.deeds.done, self.seen):
+        for memory in (self.ready, self.failed, self.deeds.refused, self.deeds.done, self.seen, self.trouble):
             memory.pop(vm.generation, None)
         self._late.discard(vm.generation)
         self.waking.unanswered.discard(vm.generation)
@@ -268,6 +270,7 @@ class Keeper:
 
     async def _facts(self, generation: Generation) -> Facts:
         domain: DomainState | None
+        shown: Domain | None = None
         overlay: bool | None = None
         labelled = False
         try:
@@ -285,6 +288,7 @@ class Keeper:
         latest = self.vms.get(generation)
         if latest is not None:
             self.seen[generation] = domain
+            self._note_trouble(latest, shown)
             renewed = self._renewed.get(latest.lease, now)
         contact, word = self._heard_of(generation)
         return Facts(
@@ -302,6 +306,12 @@ class Keeper:
             may_come=may_come,
             able=self.able(),
         )
+
+    def _note_trouble(self, vm: Vm, shown: Domain | None) -> None:
+        text = shown.reason if shown is not None and shown.state is DomainState.PAUSED else ""
+        if text and text != self.trouble.get(vm.generation):
+            self.log.error("{vm} stands still: {text}", vm=vm.key, lease=vm.lease, text=text)
+        self.trouble[vm.generation] = text
 
     def _way_is_free(self, generation: Generation) -> bool:
         vm = self.vms.get(generation)

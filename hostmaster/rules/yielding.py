@@ -133,15 +133,17 @@ def went_on(before: Vm | None, vm: Vm) -> bool:
     return stood and vm.fenced is None and vm.pause is None
 
 
-def note(vm: Vm, seen: DomainState | None) -> str:
-    """Why a VM stands still, in one line for `wnod vms`; empty if it does not."""
+def note(vm: Vm, seen: DomainState | None, trouble: str = "") -> str:
+    """Why a VM stands still, in one line for `wnod vms`; empty if it does not. `trouble`: as the hypervisor says."""
     if vm.phase is not VmPhase.STARTED:
         return ""
     if vm.fenced is not None:
         return "paused: no contact with the LRMS"
     if vm.pause is not None:
         return f"paused by {vm.pause.by}" if seen is DomainState.PAUSED else f"to be paused by {vm.pause.by}"
-    return "paused by somebody else: wnod leaves it alone" if seen is DomainState.PAUSED else ""
+    if seen is not DomainState.PAUSED:
+        return ""
+    return f"stopped: {trouble}" if trouble else "paused by somebody else: wnod leaves it alone"
 
 
 def row(vm: Vm, seen: DomainState | None) -> dict[str, Any] | None:

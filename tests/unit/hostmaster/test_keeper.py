@@ -14,7 +14,7 @@ from hostmaster.rules import lifecycle
 from hostmaster.rules.lifecycle import Times, Way
 from hostmaster.rules.standstill import Pause
 from hostmaster.rules.unheard import SETTLED_S
-from hostmaster.world import DomainState, HypervisorUnavailable
+from hostmaster.world import Domain, DomainState, HypervisorUnavailable
 from protocol.ids import BootId, Generation
 from protocol.messages import Code, VmPhase
 from tests.fakes.hypervisor import TOO_LATE_S, Kept
@@ -248,6 +248,26 @@ def test_a_host_that_never_gets_ready_gives_its_jobs_back(case: HostCase) -> Non
         case.run(40)
     assert (case.vm.phase, case.vm.code) == (VmPhase.GONE, Code.BOOT_FAILED)
     assert "did not get ready" in case.vm.text
+
+
+def test_what_libvirt_says_is_the_matter_with_a_vm_is_kept_for_people_while_it_is_so(
+    case: HostCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk stopped a VM, and the list of VMs said that somebody had paused it."""
+    make(case)
+    looks, why = case.hypervisor.domains, "is the host's disk full?"
+
+    async def full() -> tuple[Domain, ...]:
+        return tuple([replace(domain, state=DomainState.PAUSED, reason=why) for domain in await looks()])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(case.hypervisor, "domains", full)
+        case.keeper.kick_all()
+        case.run(1)
+        assert case.keeper.trouble == {1: why}
+    case.keeper.kick_all()
+    case.run(1)
+    assert case.keeper.trouble == {1: ""}
 
 
 def test_a_vm_that_stops_again_whenever_it_is_let_go_on_is_not_let_go_on_without_end(case: HostCase) -> None:

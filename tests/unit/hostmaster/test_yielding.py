@@ -209,6 +209,7 @@ def test_a_list_of_vms_says_why_one_stands_still() -> None:
     assert note(HELD, RUNNING) == "to be paused by root"
     assert note(changed(STARTED, fenced=NOW), PAUSED) == "paused: no contact with the LRMS"
     assert note(STARTED, PAUSED) == "paused by somebody else: wnod leaves it alone"
+    assert note(STARTED, PAUSED, "is the disk full?") == "stopped: is the disk full?"
     assert note(STARTED, RUNNING) == note(changed(HELD, phase=VmPhase.DESTROYING), PAUSED) == ""
     assert row(HELD, PAUSED) == {"since": NOW, "until": NOW + 60, "by": "root", "seen": True}
     assert row(STARTED, PAUSED) is None
