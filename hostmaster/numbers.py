@@ -71,8 +71,8 @@ class Numbers:
             metrics.set("wnod_hostmaster_capacity_disk_bytes", room.disk_mib * MIB, kind=kind)
         metrics.set("wnod_hostmaster_slots", len(host.slots), kind="total")
         metrics.set("wnod_hostmaster_slots", len(capacity.free_slots(host, vms)), kind="free")
-        for name, offer in host.offers.items():
-            metrics.set("wnod_hostmaster_environment_available", int(offer.available), environment=name)
+        offers = {str(name): float(offer.available) for name, offer in host.offers.items()}
+        metrics.set_only("wnod_hostmaster_environment_available", "environment", offers)
 
     def _publish_stock(self) -> None:
         if self._stock is None:

@@ -99,11 +99,18 @@ class Metrics:
 
     def set_all(self, name: str, label: str, values: dict[str, float]) -> None:
         """Set a gauge with one label for exactly these values; others it had become 0."""
+        self.set_only(name, label, dict.fromkeys(self._known(name, label), 0.0) | values)
+
+    def set_only(self, name: str, label: str, values: dict[str, float]) -> None:
+        """As `set_all`, and others it had are gone: what they were about is not there any more."""
         made = self._made[name]
-        assert isinstance(made, Gauge), f"{name} is no gauge"
-        known = [sample.labels[label] for metric in made.collect() for sample in metric.samples]
-        for word in {*known, *values}:
-            made.labels(**{label: word}).set(values.get(word, 0))
+        for word in set(self._known(name, label)) - values.keys():
+            made.remove(word)
+        for word, value in values.items():
+            self.set(name, value, **{label: word})
+
+    def _known(self, name: str, label: str) -> list[str]:
+        return [sample.labels[label] for metric in self._made[name].collect() for sample in metric.samples]
 
     def count(self, name: str, by: float = 1, /, **labels: str) -> None:
         """Add to a counter."""

@@ -62,6 +62,16 @@ def test_a_phase_that_emptied_becomes_zero_and_does_not_linger() -> None:
     assert seen["wnod_hostmaster_vms", (("phase", "ready"),)] == 4
 
 
+def test_what_is_not_there_any_more_has_no_number() -> None:
+    """A refused environment that was taken out of the catalogue went on to wake people."""
+    metrics = Metrics("hostmaster", "h1")
+    metrics.set_only("wnod_hostmaster_environment_available", "environment", {"old": 0, "debian": 1})
+    metrics.set_only("wnod_hostmaster_environment_available", "environment", {"debian": 0})
+    seen = samples(metrics)
+    found = {labels: value for (name, labels), value in seen.items() if name == "wnod_hostmaster_environment_available"}
+    assert found == {(("environment", "debian"),): 0}
+
+
 def test_time_never_counts_negative() -> None:
     metrics = Metrics("bait", "b1")
     metrics.observe("wnod_bait_stage_seconds", -5.0, stage="ready")
