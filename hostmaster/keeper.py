@@ -107,6 +107,8 @@ class Keeper:
     """What libvirt said then is the matter with a domain that stands still, if it said so; for people."""
     away: bool = True
     """True while the hypervisor does not answer."""
+    compared: bool = False
+    """Journal and libvirt have been compared in this life: from then on what is not on record is not there."""
     unheard: Unheard = field(default_factory=Unheard)
     """VMs and spares that may come yet, though they are absent."""
     _late: set[Generation] = field(default_factory=set)

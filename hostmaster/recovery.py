@@ -25,6 +25,7 @@ class Recovery:
         """
         while await self._remove_leftovers(await self._adopt()):
             pass  # look again: one may have come as its overlay was removed
+        self.keeper.compared = True
 
     async def _adopt(self) -> tuple[Domain, ...]:
         keeper = self.keeper

@@ -78,7 +78,7 @@ class BaitService:
     """A bait was told no."""
     _releasing: dict[LeaseId, list[tuple[str, RequestId]]] = field(default_factory=dict)
     _postponed: dict[LeaseId, tuple[str, Release]] = field(default_factory=dict)
-    """Releases of leases that nobody here knows, while libvirt is away: it may yet show their VMs (R13)."""
+    """Releases of leases that nobody here knows, until libvirt has been asked: it may yet show their VMs (R13)."""
     _capacity_told: Capacity | None = None
     _capacity_basis: object = None
     _changes: int = 0
@@ -237,7 +237,7 @@ class BaitService:
 
     def _release(self, peer: str, ask: Release) -> None:
         vm = self._own(peer, ask.lease)
-        if vm is None and self.keeper.away:
+        if vm is None and not self._knows_all():
             self._postponed[ask.lease] = (peer, ask)
         elif vm is None:
             self.link.send(peer, Released(id=ask.id, lease=ask.lease))
@@ -290,7 +290,11 @@ class BaitService:
 
     def _inventory(self, peer: str) -> HostInventory:
         mine = tuple(vm.status() for vm in self.keeper.vms.values() if vm.bait == peer)
-        return HostInventory(vms=mine, complete=not self.keeper.away)
+        return HostInventory(vms=mine, complete=self._knows_all())
+
+    def _knows_all(self) -> bool:
+        """False while there may be VMs that are not on record: a lost journal's, until they are adopted (R13)."""
+        return self.keeper.compared and not self.keeper.away
 
     def send_inventories(self) -> None:
         """Everything to everybody; called every INVENTORY_EVERY_S."""
@@ -315,7 +319,7 @@ class BaitService:
 
     def tell_capacity(self) -> None:
         """Tell every bait, if it is news."""
-        if not self.keeper.away:
+        if self._knows_all():
             postponed, self._postponed = self._postponed, {}
             for peer, ask in postponed.values():
                 self._release(peer, ask)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.fakes.living import living
 from tests.fakes.site import DEBIAN, Site
 from tests.fakes.wire import Crash
 from wnod.config import Rule
+from wnod.journal import Journal, JournalFull
 
 
 @pytest.fixture
@@ -362,3 +364,27 @@ def test_a_site_rule_gives_an_environment_to_jobs_that_name_none(tmp_path: Path)
     site.until(lambda: site.running(job))
     assert next(iter(site.hypervisor.kept.values())).spec.ours.shape.memory_mib == 700  # type: ignore[union-attr]
     finishes(site, job)
+
+
+def test_a_host_that_lost_its_journal_and_cannot_write_another_says_of_no_vm_that_it_is_gone(
+    site: Site, monkeypatch: pytest.MonkeyPatch, logged_failures: LoggedFailures
+) -> None:
+    """The bait took an inventory for complete in which nothing was adopted yet, and gave back a job that ran."""
+    site.run_s = 2000.0
+    job = site.submit()
+    site.until(lambda: site.running(job) and site.phases() == ["started"])
+    put = Journal.put
+
+    def full(journal: Journal, kind: str, key: str, record: Any) -> None:
+        if kind == "vm":
+            raise JournalFull("no space left on device")
+        put(journal, kind, key, record)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "put", full)
+        site.crash_host(lose_journal=True)
+        site.run(20.0)
+        logged_failures.flush(JournalFull)
+    site.run(20.0)
+    assert site.running(job)
+    assert (site.phases(), site.job(job).run.restart) == (["started"], 1)

@@ -56,7 +56,7 @@ class HostCase:
         )
         self.guests.listener = self.service.heard
         self.keeper.load()
-        self.keeper.away = False
+        self.keeper.away, self.keeper.compared = False, True
         hypervisor.watch(self._hint)
 
     def _hint(self, uuid: str) -> None:
