@@ -101,5 +101,8 @@ def leftovers(overlays: Iterable[str], known: Iterable[Vm | Spare], domains: Ite
     """Overlays that belong to no record and no domain, safe to remove: left by a crash between clean-up steps, or of a
     create that a life without this journal asked for, and that comes to nothing without it."""
     wanted = {vm.key for vm in known}
+    domains = tuple(domains)
     wanted |= {f"{d.ours.slot}-g{d.ours.generation}" for d in domains if d.ours is not None}
-    return tuple(name for name in overlays if name not in wanted)
+    # A domain whose metadata nobody understands is left alone with its disk. It has its slot's name.
+    unnamed = tuple(f"{d.name}-g" for d in domains if d.ours is None)
+    return tuple(name for name in overlays if name not in wanted and not name.startswith(unnamed))

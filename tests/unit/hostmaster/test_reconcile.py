@@ -64,3 +64,9 @@ def test_overlays_of_no_record_and_no_domain_are_leftovers() -> None:
 
 def test_the_run_in_the_metadata_is_the_one_asked_for() -> None:
     assert msgspec.json.decode(run_json(VM), type=type(RUN)) == RUN
+
+
+def test_the_disk_of_a_domain_whose_metadata_nobody_understands_is_left_alone() -> None:
+    """As after another version of wnod: what is not touched keeps what it runs on."""
+    unknown = dataclasses.replace(OURS, name="vm1", ours=None, reason="its wnod metadata is not understood")
+    assert leftovers(["vm1-g7", "vm11-g7"], (), (unknown,)) == ("vm11-g7",)
