@@ -175,8 +175,7 @@ class Background:
             except HypervisorUnavailable:
                 return Now.REST
         if self.shelves.litter:
-            for name in sorted(self.shelves.litter - pool.shelf(self.view()).in_use):
-                await self.shelves.sweep(name)
+            await self._sweep()
         plan = pool.plan(self.view())
         for generation in plan.drop:
             self.shelves.evict(generation, "not wanted any more")
@@ -185,6 +184,14 @@ class Background:
         if plan.make is not None:
             self.shelves.make(plan.make)
         return Now.AGAIN if plan.remove else Now.REST
+
+    async def _sweep(self) -> None:
+        for name in sorted(self.shelves.litter - pool.shelf(self.view()).in_use):
+            try:
+                await self.shelves.sweep(name)
+            except OSError as error:  # all else goes on
+                self.shelves.litter.discard(name)
+                self.log.error("golden state {name} is left for now: {error}", name=name, error=error)
 
     def fitting(self) -> tuple[Golden, ...]:
         """Golden states from which a VM can be restored today."""

@@ -18,7 +18,7 @@ from hostmaster.rules import capacity, reconcile, spare
 from hostmaster.rules.golden import Golden
 from hostmaster.rules.pool import Make
 from hostmaster.rules.spare import Deed, Facts, Purpose, Spare, SparePhase
-from hostmaster.rules.vm import Vm
+from hostmaster.rules.vm import Vm, Way
 from hostmaster.world import Domain, DomainRefused, DomainSpec, DomainState, HypervisorUnavailable, ImageRefused
 from protocol.ids import BaitName, BootId, Generation
 from protocol.messages import Code, RequestVm, VmPhase
@@ -132,7 +132,8 @@ class Stock:
                 self.background.made(vm.way, "ready")
             elif vm.code is Code.BOOT_FAILED:
                 self.background.made(vm.way, "failed")
-                self.background.distrust(vm.golden)
+                if vm.way is not Way.BOOT:  # a spare that booted has the name of what it would become
+                    self.background.distrust(vm.golden)
         self.background.kick()
 
     # --- records -----------------------------------------------------------------------------------------
