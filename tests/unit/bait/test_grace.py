@@ -44,7 +44,8 @@ def test_nothing_is_sent_while_nobody_knows_for_how_long_the_lrms_has_been_up(no
 def test_a_job_does_not_wait_for_ever_for_an_lrms_that_does_not_tell_its_age() -> None:
     after = step(160.1, None)
     assert (after.deed, after.lease.phase, after.lease.failed) == (None, Phase.RETURNING, False)
-    assert "since when" in after.lease.text
+    assert "for how long it has been up" in after.lease.text
+    assert "administrator" in after.lease.text
 
 
 def test_a_site_may_do_without_a_grace() -> None:
