@@ -62,6 +62,7 @@ _PRUNE = (
     "DELETE FROM history WHERE key = ?1 AND number <= "
     "(SELECT number FROM history WHERE key = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)"
 )
+_PRUNE_ALL = "DELETE FROM history WHERE number <= (SELECT max(number) FROM history) - ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ class Journal:
         self._committed = committed
         self._depth = 0
         self._doomed = False
+        self._lines: list[tuple[str, str, float, str]] = []
+        """The history of this transaction."""
         self._commits = 0
         self._id = ""
         with contextlib.ExitStack() as undo:
@@ -168,6 +171,7 @@ class Journal:
             self._db.execute("ROLLBACK")
         if self._depth == 0 and doomed:
             self._doomed = False
+            self._lines.clear()
 
     def _must_stand(self) -> None:
         """After some errors (a full disk) SQLite undoes all by itself: what came then would be committed alone."""
@@ -175,12 +179,14 @@ class Journal:
             raise JournalError(f"{self.path}: a part of this transaction failed, so all of it was undone")
 
     def _end(self) -> None:
+        lines, self._lines = self._lines, []
         try:
             self._must_stand()
         finally:
             self._doomed = False
         before = perf_counter()
         try:
+            self._tell(lines)
             self._execute(_COUNT, (self._commits + 1,))
             self._execute("COMMIT")
         except JournalError:
@@ -234,14 +240,19 @@ class Journal:
     def history(self, kind: str, key: str, text: str, at: float) -> None:
         """Append one line to the key's audit history. Text is cut at 1024 characters; the oldest lines go first."""
         clean = text.encode("utf-8", "replace").decode("utf-8")[:MAX_TEXT]
-        if self._depth == 0:
-            with self.transaction():
-                self.history(kind, key, text, at)
+        with self.transaction():
+            self._lines.append((_word(kind), _word(key), at, clean))
+
+    def _tell(self, lines: list[tuple[str, str, float, str]]) -> None:
+        """Append what a transaction has told, all at once: many jobs' lines come in one commit."""
+        if not lines:
             return
-        number = self._write(_TELL, _word(kind), _word(key), at, clean) or 0
-        if number > HISTORY_IN_ALL:
-            self._write("DELETE FROM history WHERE number <= ?", number - HISTORY_IN_ALL)
-        self._write(_PRUNE, key, HISTORY_PER_KEY)
+        try:
+            self._db.executemany(_TELL, lines)
+            self._db.executemany(_PRUNE, [(key, HISTORY_PER_KEY) for key in dict.fromkeys(line[1] for line in lines)])
+            self._db.execute(_PRUNE_ALL, (HISTORY_IN_ALL,))
+        except sqlite3.Error as error:
+            raise told(self.path, error) from error
 
     def read_history(self, key: str) -> tuple[Entry, ...]:
         """The key's history, oldest first."""
@@ -257,14 +268,14 @@ class Journal:
             os.close(self._lock)
             self._lock = -1
 
-    def _write(self, statement: str, *values: str | bytes | float) -> int | None:
-        """The number of the row that was inserted, if one was."""
+    def _write(self, statement: str, *values: str | bytes) -> None:
         if self._depth == 0:
             with self.transaction():
-                return self._write(statement, *values)
+                self._write(statement, *values)
+            return
         self._must_stand()
         try:
-            return self._db.execute(statement, values).lastrowid
+            self._db.execute(statement, values)
         except sqlite3.Error as error:
             self._doomed = True  # whoever catches this inside a transaction has lost it all the same
             raise told(self.path, error) from error

@@ -98,6 +98,8 @@ class _Gone:
     def execute(self, *args: Any) -> Any:
         raise Crash("dead daemons write nothing")
 
+    executemany = execute
+
 
 class _Full:
     """The disk of a machine that has no space left."""
@@ -116,6 +118,8 @@ class _Full:
             raise error
         return self._db.execute(statement)
 
+    executemany = execute
+
 
 class DiskJournal(Journal):
     """Journal without a file and its lock; `Life.point` is asked before and after every commit."""
@@ -125,6 +129,7 @@ class DiskJournal(Journal):
         self._committed = lambda seconds: None
         self._depth = 0
         self._doomed = False
+        self._lines = []
         self._lock = -1
         self._life = life
         self._db = disk.db
