@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from bait.follower import Follower, Link, Observer
 from bait.hearing import hear
-from bait.hookserver import Answer, HookCall, HookServer, peer_uid
+from bait.hookserver import HookServer, peer_uid
 from bait.interception import Interception
 from bait.lrms.base import Lrms
 from bait.opening import Opening
@@ -74,7 +74,9 @@ class BaitCore:
         self.opening = Opening(clock, self.bait, lrms, self.view, self.gate, self.opened)
         self.interception = Interception(clock, self.cluster, self.bait, lrms, self.follower, self.rules, self.new_id)
         self.rescue = Rescue(clock, lrms, self.follower)
-        self.hooks = HookServer(clock, self.hook.socket, self._intercepted, self.hook.limit_s, uid_of=self.uid_of)
+        intercepted = self.interception.intercepted
+        self.hooks = HookServer(clock, self.hook.socket, intercepted, self.hook.limit_s, uid_of=self.uid_of)
+        self.hooks.answered = self.answered
 
     def join(self, link: Link) -> None:
         """The hostmaster is spoken to over this; what it says must reach `connected`, `disconnected`, `received`."""
@@ -114,13 +116,6 @@ class BaitCore:
         leases = self.follower.vouched()
         if leases:
             self.link.send(Renew(id=RequestId(self.new_id()), leases=leases))
-
-    async def _intercepted(self, call: HookCall) -> Answer:
-        begun = self.clock.seconds()
-        try:
-            return await self.interception.intercepted(call)
-        finally:
-            self.answered(self.clock.seconds() - begun)
 
     # --- protocol.link.Listener ------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class Starter:
 
     # --- as the hook server's transport ---
 
-    def write(self, data: bytes) -> None:
+    def writeSomeData(self, data: bytes) -> None:
         assert self._life is not None
         self._life.point("before-answer")
         self._said += data

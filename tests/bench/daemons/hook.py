@@ -150,7 +150,7 @@ def run(rounds: int, state: Path) -> dict[str, Any]:
     for runs in results.values():
         for one in runs:
             began, ended = one.pop("between")
-            inside = [seconds for at, seconds in told if began <= at <= ended]
+            inside = [seconds for at, seconds in told if began <= at - seconds <= ended]
             one["in_the_bait"] = spread(inside) if inside else {}
     return {name: _summary(runs) for name, runs in results.items()}
 

@@ -41,11 +41,17 @@ class Decisions:
             raise
 
 
+class Transport(StringTransport):
+    """Of a socket: what is written at once is written."""
+
+    writeSomeData = StringTransport.write  # noqa: N815 (Twisted's name)
+
+
 class Starter:
     """One connection, and what it was told."""
 
     def __init__(self, server: HookServer, uid: int = 1000) -> None:
-        self.transport = StringTransport()
+        self.transport = Transport()
         self.transport.uid = uid  # type: ignore[attr-defined]
         self.clock = server.reactor
         self.protocol: Any = server.factory().buildProtocol(None)  # type: ignore[arg-type]
