@@ -5,7 +5,7 @@ from bait.follower import Follower
 from bait.lrms.base import Lrms
 from bait.opening import Opening
 from protocol.ids import LeaseId
-from protocol.messages import HostInventory, SrvMsg
+from protocol.messages import Capacity, HostInventory, SrvMsg
 
 
 def hear(message: SrvMsg, follower: Follower, opening: Opening, lrms: Lrms) -> None:
@@ -18,4 +18,5 @@ def hear(message: SrvMsg, follower: Follower, opening: Opening, lrms: Lrms) -> N
         for vm in message.vms:
             if vm.lease not in follower.leases:
                 adopt(follower, lrms, vm)
-    opening.kick()
+    if isinstance(message, Capacity):
+        opening.kick()
