@@ -27,24 +27,19 @@ class Change:
 
     def begin(self) -> None:
         """See wnod.commits.Write."""
-        if self._is_wanted():
-            crash_point(f"bait.commit.{self.lease.phase}.before")
+        crash_point(f"bait.commit.{self.lease.phase}.before")
 
     def put(self) -> None:
         """See wnod.commits.Write."""
         follower, lease = self.follower, self.lease
-        if not self._is_wanted():
+        first = self.before is None and self.only
+        if follower.leases.get(lease.lease) is not self.before or (first and follower.of_run(lease.run)):
             return
         follower.journal.put(KIND, lease.lease, lease)
         if self.before is None or self.before.phase is not lease.phase:
             follower.journal.history(KIND, lease.run.job, _line(lease), follower.clock.seconds())
         follower.leases[lease.lease] = lease
         self.written = True
-
-    def _is_wanted(self) -> bool:
-        follower, lease = self.follower, self.lease
-        first = self.before is None and self.only
-        return follower.leases.get(lease.lease) is self.before and not (first and follower.of_run(lease.run))
 
     def undo(self) -> None:
         """See wnod.commits.Write."""

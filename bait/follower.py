@@ -110,8 +110,10 @@ class Follower:
 
     def of_run(self, run: Run) -> Lease | None:
         """The lease of exactly this run, unless it has ended."""
-        found = (x for x in self.leases.where("run", run) if x.phase is not Phase.ENDED)
-        return next(found, None)
+        for lease in self.leases.where("run", run):
+            if lease.phase is not Phase.ENDED:
+                return lease
+        return None
 
     def put(self, lease: Lease) -> None:
         """Journal the record now, then believe it, then see to what follows."""
@@ -224,7 +226,7 @@ class Follower:
             node=node is not None,
             node_ready=node is not None and node.state is NodeState.READY,
             up_for_s=self._up_for_s(lease),
-            failures=self._failures[_job(lease)],
+            failures=self._failures.get(_job(lease), 0),
         )
 
     def _up_for_s(self, lease: Lease) -> float | None:
@@ -379,11 +381,11 @@ def _run(lease: Lease) -> Run:
     return lease.run
 
 
-_AT_THE_BAIT = frozenset({Phase.REQUESTED, Phase.GRANTED})
+_AT_THE_BAIT = (Phase.REQUESTED, Phase.GRANTED)
 """Phases in which the starter holds the job here, and no deed but our note touches it."""
 
-_SAID = frozenset({Deed.ASK, Deed.BIND, Deed.RELEASE_VM, Deed.FORGET})
+_SAID = (Deed.ASK, Deed.BIND, Deed.RELEASE_VM, Deed.FORGET)
 """Deeds whose answer comes as a message, which kicks: looking again before it would find nothing new."""
 
-_TOLD = frozenset({Deed.SAY_PARK, Deed.SAY_BACK})
+_TOLD = (Deed.SAY_PARK, Deed.SAY_BACK)
 """Deeds after which the starter has to end, and the LRMS to notice."""

@@ -79,7 +79,7 @@ class Interception:
             return Answer("hand-back", "wnod: the hostmaster of this host does not answer")
         offers = {offer.environment: offer for offer in capacity.offers}
         lease = self._record(run, job, match.match(job, self.rules, offers))
-        if await self.follower.write(None, lease):
+        if await self.follower.write(None, lease, kick=False):  # that comes with its hook
             return lease
         known = self.follower.of_run(run)  # another starter of this run was faster
         return known or Answer("hand-back", "wnod: the lease of this run has just ended")

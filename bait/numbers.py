@@ -14,16 +14,15 @@ class Numbers:
         self._metrics = metrics
         self._leases: Iterable[Lease] = ()
         metrics.before_text(self._publish)
-        for stage in STAGES:
-            metrics.expect("wnod_bait_stage_seconds", stage=stage)
+        self._observe = {stage: metrics.expect("wnod_bait_stage_seconds", stage=stage) for stage in STAGES}
 
     def changed(self, before: Lease | None, lease: Lease) -> None:
         """A lease is on disk and differs from `before`."""
         known = before.stages if before is not None else {}
         begun = lease.stages.get("intercepted", lease.since)
         for stage, at in lease.stages.items():
-            if stage not in known and stage in STAGES:
-                self._metrics.observe("wnod_bait_stage_seconds", at - begun, stage=stage)
+            if stage not in known and stage in self._observe:
+                self._observe[stage](at - begun)
         if lease.phase is Phase.ENDED and (before is None or before.phase is not Phase.ENDED):
             self._metrics.count("wnod_bait_jobs_total", outcome=_outcome(before, lease))
 

@@ -37,13 +37,13 @@ class Commits:
     journal: Journal
     _waiting: list[tuple[Write, "Deferred[None]"]] = field(default_factory=list)
 
-    async def write(self, change: Write) -> None:
-        """Return when the change is on disk. If the commit fails, its error: then nothing of it was kept."""
+    def write(self, change: Write) -> "Deferred[None]":
+        """Fires when the change is on disk. If the commit fails, with its error: then nothing of it was kept."""
         waiter: Deferred[None] = Deferred()
         self._waiting.append((change, waiter))
         if len(self._waiting) == 1:
             self.clock.callLater(0, self._commit)
-        await waiter
+        return waiter
 
     def _commit(self) -> None:
         everybody, self._waiting = self._waiting, []

@@ -50,7 +50,7 @@ class Case:
         self.group = Commits(self.clock, self.journal)
 
     def write(self, key: str, fails: bool = False) -> "Deferred[None]":
-        written = Deferred.fromCoroutine(self.group.write(Change(self, key, fails)))
+        written = self.group.write(Change(self, key, fails))
         return written.addCallback(lambda _: self.said.append(key))
 
     def stored(self) -> set[str]:
