@@ -35,7 +35,7 @@ class Deeds:
     """Why libvirt or the disk refused to make a VM, when last asked."""
     done: dict[Generation, tuple[Vm, Deed, float]] = field(default_factory=dict)
     """The last deed for each VM, with the record it followed from, and when."""
-    log: Logger = field(default_factory=lambda: Logger("hostmaster.keeper"))
+    log: Logger = field(default_factory=lambda: Logger("hostmaster.deeds"))
 
     def too_soon_s(self, vm: Vm, deed: Deed, now: float) -> float:
         """How long this deed must wait yet, because it has just been done for the same record, and in vain.

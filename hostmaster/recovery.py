@@ -14,7 +14,7 @@ class Recovery:
     """For one keeper. At each start, and whenever libvirt has come back or all is looked at anew."""
 
     keeper: Keeper
-    log: Logger = field(default_factory=lambda: Logger("hostmaster.keeper"))
+    log: Logger = field(default_factory=lambda: Logger("hostmaster.recovery"))
 
     async def recover(self) -> None:
         """Adopt what the journal lost, remove leftovers, resume the rest.

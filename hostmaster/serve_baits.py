@@ -83,7 +83,7 @@ class BaitService:
     _capacity_basis: object = None
     _changes: int = 0
     """How many records have changed in this life: nothing else takes room or gives it back."""
-    log: Logger = field(default_factory=lambda: Logger("hostmaster.baits"))
+    log: Logger = field(default_factory=lambda: Logger("hostmaster.serve_baits"))
 
     # --- protocol.link.Listener --------------------------------------------------------------------
 

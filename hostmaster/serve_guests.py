@@ -39,7 +39,7 @@ class GuestService:
     """The lines between `welcome` and `standby` for a spare; may raise as `configure`."""
     _told: dict[str, float] = field(default_factory=dict)
     """When each channel's guest was last told all that it needs."""
-    log: Logger = field(default_factory=lambda: Logger("hostmaster.edges.guests"))
+    log: Logger = field(default_factory=lambda: Logger("hostmaster.serve_guests"))
 
     def __post_init__(self) -> None:
         self.keeper.waking.greet = self.greet

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import libvirt
 from twisted.internet.defer import Deferred, TimeoutError
+from twisted.logger import Logger
 
 from hostmaster.edges import libvirt_calls as calls
 from hostmaster.edges.capabilities import offered_accelerators, qemu_ids
@@ -45,6 +46,7 @@ class LibvirtHypervisor:
         self._described: calls.Described = {}
         self._labels = 0
         """How often a living domain's label was changed, as far as this process knows."""
+        self._log = Logger("hostmaster.edges.hypervisor")
         self._connection = Connection(reactor, uri, self._limits)
         self._connection.changed = partial(self._hint, "")
         self._connection.happened = self._happened
@@ -171,4 +173,7 @@ class LibvirtHypervisor:
 
     def _hint(self, uuid: str) -> None:
         for hint in tuple(self._hints):
-            hint(uuid)
+            try:
+                hint(uuid)
+            except Exception:  # the others are told all the same: one of them gets the host ready
+                self._log.failure("a hint of {uuid} was not taken", uuid=uuid or "all")
