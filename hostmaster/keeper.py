@@ -199,6 +199,8 @@ class Keeper:
             self._late.discard(vm.generation)
 
     def _forget(self, vm: Vm) -> None:
+        # One that never was made has nothing else to be cleaned. Before all else: if it fails, all is tried again.
+        self.guests.close(vm.key)
         with around("host.forget"):
             self.journal.remove(KIND, str(vm.generation))
         del self.vms[vm.generation]
@@ -209,7 +211,6 @@ class Keeper:
         self._renewed.pop(vm.lease, None)
         if self.contact is not None:
             self.contact.forget(vm.lease)
-        self.guests.close(vm.key)  # a VM that never was made has nothing else to be cleaned
         self.observer.forgotten(vm)
         if self.beside is not None:
             self.beside.noticed()

@@ -150,18 +150,19 @@ class Stock:
         self.background.kick()
 
     def _forget(self, record: Spare) -> None:
+        self.keeper.guests.close(record.key)  # if it fails, all of this is tried again
         with around("host.forget-spare"):
             self.keeper.journal.remove(SPARES, str(record.generation))
         del self.spares[record.generation]
         self._forget_memory(record.generation)
-        self.keeper.failed.pop(record.generation, None)
-        self.keeper.guests.close(record.key)
         self.keeper.kick_all()  # somebody may have waited for its room
         self.background.kick()
 
     def _forget_memory(self, generation: Generation) -> None:
         self.standby.pop(generation, None)
         self._refused.pop(generation, None)
+        if generation not in self.keeper.vms:  # or it is what the guest of a lease's VM has said
+            self.keeper.failed.pop(generation, None)
 
     def forget_golden(self, name: str) -> None:
         """No VM is restored from it any more, and its files are litter."""
@@ -267,6 +268,7 @@ class Stock:
             mib=-(-size // MIB),
             made_at=self.clock.seconds(),
         )
+        self.keeper.guests.close(record.key)
         journal = self.keeper.journal
         with around("host.commit.golden"), journal.transaction():
             journal.put(GOLDENS, golden.name, golden)
@@ -275,7 +277,6 @@ class Stock:
         self.litter.discard(golden.name)
         del self.spares[record.generation]
         self._forget_memory(record.generation)
-        self.keeper.guests.close(record.key)
         self.background.succeeded(record)
         self.keeper.kick_all()
         self.background.kick()

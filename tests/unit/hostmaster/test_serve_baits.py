@@ -32,6 +32,7 @@ from protocol.messages import (
     VmPhase,
     VmReady,
 )
+from tests.conftest import LoggedFailures
 from tests.unit.hostmaster.host_case import HostCase, host_case
 from tests.unit.hostmaster.records import BOOT, RUN, SHAPE, a_host, a_request, lease_id
 from wnod.journal import JournalFull
@@ -319,3 +320,24 @@ def test_a_request_that_cannot_be_put_on_record_leaves_no_channel_behind(
     with pytest.raises(JournalFull):
         case.baits.received("bait1", a_request())
     assert (case.keeper.vms, case.guests.channels) == ({}, {})
+
+
+def test_a_socket_that_cannot_be_removed_keeps_no_bait_waiting_for_ever(
+    case: HostCase, monkeypatch: pytest.MonkeyPatch, logged_failures: LoggedFailures
+) -> None:
+    """The VM was off the record, and nobody was told that it was gone and its slot free."""
+    case.baits.received("bait1", a_request())
+
+    def refused(_: str) -> None:
+        raise OSError("read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(case.guests, "close", refused)
+        case.baits.received("bait1", Release(id=a_request(3).id, lease=lease_id(9)))
+        case.run(2)
+    case.take_all()
+    case.run(60)
+    sent = case.take_all()
+    assert [message.lease for message in sent if isinstance(message, Released)] == [lease_id(9)]
+    assert [message.free_slots for message in sent if isinstance(message, Capacity)][-1:] == [2]
+    logged_failures.flush(OSError)
