@@ -18,7 +18,7 @@ from hostmaster.background import Background
 from hostmaster.contact import LOOK_EVERY_S, Contact
 from hostmaster.edges.accounts import account_of
 from hostmaster.environments import Environments
-from hostmaster.keeper import Keeper, Observer
+from hostmaster.keeper import AWAKE_EVERY_S, Keeper, Observer
 from hostmaster.recovery import Recovery
 from hostmaster.rules import capacity, guestconf, specify
 from hostmaster.rules.capacity import Host
@@ -168,6 +168,7 @@ class HostCore:
 
     def start(self) -> None:
         """Begin all that is done from time to time. The hypervisor's hint that it is there makes the host ready."""
+        self.every(AWAKE_EVERY_S, self.keeper.awake)
         self.every(INVENTORY_EVERY_S, self.baits.send_inventories)
         self.every(INVENTORY_EVERY_S, self._look_anew)
         self.keeper.look_for_contact()  # at once: a host that has lost its journal fences nothing before an answer

@@ -33,6 +33,9 @@ from wnod.fresh import Fresh
 from wnod.indexed import Indexed
 from wnod.journal import Journal
 
+AWAKE_EVERY_S = 1.0
+SLEPT_S = 5.0
+"""A daemon that did not run for longer has slept: it was stopped, or its machine was."""
 KIND = "vm"
 SPARES = "spare"
 LOOKED_FOR_BY: dict[str, Callable[[Vm], str]] = {name: attrgetter(name) for name in ("lease", "uuid", "key")}
@@ -117,6 +120,7 @@ class Keeper:
     log: Logger = field(default_factory=lambda: Logger("hostmaster.keeper"))
 
     def __post_init__(self) -> None:
+        self._awake_at = self.clock.seconds()
         self.duties = Duties(self.clock, self._step, "vm")
         self.look = Fresh(self.clock, self._domains)
         label = partial(facts_of, self.host)
@@ -221,6 +225,15 @@ class Keeper:
             return False
         self._renewed[lease] = self.clock.seconds()
         return True
+
+    def awake(self) -> None:
+        """Call every AWAKE_EVERY_S: time in which this daemon slept, and could hear nobody, ends no lease."""
+        now, before = self.clock.seconds(), self._awake_at
+        self._awake_at = now
+        slept_s = now - before - AWAKE_EVERY_S
+        if slept_s > SLEPT_S:
+            self.log.warn("slept for {seconds:.0f} s: leases live that much longer", seconds=slept_s)
+            self._renewed = {lease: at + slept_s for lease, at in self._renewed.items()}
 
     def vouched(self, lease: LeaseId) -> None:
         """The bait says: the LRMS was just seen to have this lease's run in its VM."""

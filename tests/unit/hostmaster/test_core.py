@@ -22,7 +22,7 @@ from tests.fakes.guests import FakeGuests
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.images import FakeImages, artifacts
 from tests.fakes.site import CATALOGUE, CONFIG, DEBIAN
-from tests.unit.hostmaster.records import a_vm
+from tests.unit.hostmaster.records import a_vm, lease_id
 from wnod.duties import Next
 from wnod.journal import Journal
 from wnod.metrics import Metrics
@@ -191,6 +191,14 @@ def test_what_nobody_foresaw_is_reported_and_tried_again(case: Case, logged_fail
     case.bug = None
     case.clock.pump([RESETTLE_S, 0.0, 0.0, 0.0])
     assert case.offered() == (True, "")
+
+
+def test_a_daemon_that_slept_ends_no_lease_before_it_has_heard_its_baits(case: Case) -> None:
+    case.libvirt_is_there()
+    case.core.keeper._renewed[lease_id()] = case.clock.seconds()
+    case.clock.rightNow += 1000.0
+    case.clock.advance(0)
+    assert case.core.keeper._renewed[lease_id()] >= case.clock.seconds() - 10.0
 
 
 def test_no_vm_is_made_before_it_is_known_what_of(case: Case) -> None:

@@ -337,6 +337,23 @@ def test_a_lease_that_is_renewed_does_not_end(case: HostCase) -> None:
     assert case.changes[-1] == "vm1-g1 forgotten"
 
 
+def test_a_daemon_that_was_stopped_for_longer_than_a_lease_lives_hears_its_bait_first(case: HostCase) -> None:
+    """It destroyed VMs whose renewals waited in its socket."""
+    make(case)
+    boot(case)
+    case.keeper.awake()
+    case.clock.rightNow += 100.0
+    case.keeper.awake()  # the loop is due before any lease
+    for _ in range(80):
+        case.run(1)
+        case.keeper.awake()
+    assert case.vm.phase is VmPhase.READY
+    for _ in range(20):
+        case.run(1)
+        case.keeper.awake()
+    assert "vm1-g1 destroying" in case.changes
+
+
 def test_a_restarted_daemon_gives_every_lease_its_full_time(case: HostCase) -> None:
     make(case)
     boot(case)
