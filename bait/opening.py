@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from bait.lrms.base import Lrms, LrmsRefused, LrmsUnavailable, NodeState
@@ -15,6 +16,8 @@ from wnod.duties import Duties, Next
 
 LOOK_S = 10.0
 RETRY_S = 2.0
+EMPTY_LOOK_S = 0.25
+"""Between two looks at whether a node that was closed has become empty."""
 
 
 @dataclass
@@ -112,13 +115,22 @@ class Opening:
             await self.lrms.close_node(self.bait, self.gate.reason)
 
     async def close(self) -> None:
-        """The daemon stops: attract no more jobs. Best effort: a starter without a daemon hands its job back."""
+        """The daemon stops: attract no more jobs, and come back when none is left on the node. Best effort.
+
+        Starters must be answered until then: a job that was on its way when the node was closed asks after that.
+        """
         await self.duties.stop()
         self.gate = Gate(False, self.clock.seconds(), f"{REASON} the bait daemon is stopped")
         try:
             await self._make_so()
+            while await self._occupied():
+                await deferLater(self.clock, EMPTY_LOOK_S)
         except (LrmsUnavailable, LrmsRefused) as error:
             self.log.warn("cannot close {bait}: {error}", bait=self.bait, error=error)
+
+    async def _occupied(self) -> bool:
+        node = (await self.lrms.nodes()).get(self.bait)
+        return node is not None and node.occupied
 
 
 def _gist(reason: str) -> str:

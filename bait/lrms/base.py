@@ -84,6 +84,8 @@ class NodeView:
     state: NodeState
     word: str
     reason: str = ""
+    occupied: bool = False
+    """Jobs are on it, be it that they are only being cleaned up; also true of a closed one."""
 
 
 @dataclass(frozen=True, slots=True)

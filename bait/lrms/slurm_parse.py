@@ -228,7 +228,8 @@ def _memory(record: dict[str, str]) -> int | None:
 def _node(record: dict[str, str]) -> NodeView:
     words = frozenset(record["StateComplete"].lower().rstrip("*$~#!%@^-").split("+"))
     reason = record["Reason"]
-    return NodeView(record["NodeList"], _node_state(words, reason), record["StateComplete"].lower(), reason)
+    state, word = _node_state(words, reason), record["StateComplete"].lower()
+    return NodeView(record["NodeList"], state, word, reason, occupied=bool(words & _BUSY))
 
 
 def is_idle(view: NodeView) -> bool:

@@ -358,16 +358,17 @@ class FakeLrms:
 
     def _node_view(self, node: FakeNode) -> NodeView:
         word = ("idle" if node.up else "down") + ("+drain" if node.closed is not None else "")
-        return NodeView(node.name, self._node_state(node), word, node.closed or "")
+        occupied = bool(self._jobs_on(node.name))
+        return NodeView(node.name, self._node_state(node, occupied), word, node.closed or "", occupied)
 
-    def _node_state(self, node: FakeNode) -> NodeState:
+    def _node_state(self, node: FakeNode, occupied: bool) -> NodeState:
         if node.closed is not None and not node.closed.startswith(OURS):
             return NodeState.CLOSED_BY_OTHERS
         if not node.up:
             return NodeState.DOWN
         if node.closed is not None:
             return NodeState.CLOSED_BY_US
-        return NodeState.BUSY if self._jobs_on(node.name) else NodeState.READY
+        return NodeState.BUSY if occupied else NodeState.READY
 
     def _jobs_on(self, node: str) -> list[FakeJob]:
         busy = {JobState.RUNNING, JobState.LEAVING}

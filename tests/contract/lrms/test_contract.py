@@ -368,6 +368,22 @@ async def test_a_closed_bait_takes_no_jobs_until_it_is_opened(world: World) -> N
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_closed_bait_is_occupied_until_its_last_job_has_left(world: World) -> None:
+    job = world.submit()
+    await seen(world, job, state=JobState.RUNNING)
+    await world.lrms.close_node(BAIT, "the daemon stops")
+    closed = (await world.lrms.nodes())[BAIT]
+    assert (closed.state, closed.occupied) == (NodeState.CLOSED_BY_US, True)
+    await world.exits(job, 199)
+    await seen(world, job, held=True)
+    for _ in range(100):
+        if not (await world.lrms.nodes())[BAIT].occupied:
+            return
+        await world.later(0.2)
+    raise AssertionError("still occupied")
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_opened_bait_takes_jobs_at_once(world: World) -> None:
     """Slurm asks a node before it uses it again, for seconds, unless it is told that it is idle."""
     for _ in range(3):

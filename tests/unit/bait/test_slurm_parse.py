@@ -217,6 +217,21 @@ def test_nodes(state: str, reason: str, expected: NodeState) -> None:
     assert parse_nodes(text * 2, MARK)["bait-h1"].state is expected  # sinfo says it once per partition
 
 
+@pytest.mark.parametrize(
+    ("state", "occupied"),
+    [
+        ("idle+drain", False),
+        ("idle", False),
+        ("mixed+drain", True),
+        ("allocated", True),
+        ("idle+completing+drain", True),
+    ],
+)
+def test_a_closed_node_is_occupied_until_its_last_job_has_been_cleaned_up(state: str, occupied: bool) -> None:
+    text = "".join(value + MARK for value in ("bait-h1", state, "wnod: stopped")) + "\n"
+    assert parse_nodes(text, MARK)["bait-h1"].occupied is occupied
+
+
 def test_only_nodes_that_registered_themselves_are_dynamic() -> None:
     lines = "".join(f"{name}{MARK}{state}{MARK}none{MARK}\n" for name, state in (("a", "idle"), ("b", "DYNAMIC_NORM")))
     nodes = parse_nodes(lines, MARK)
