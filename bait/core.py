@@ -114,7 +114,7 @@ class BaitCore:
         await self.follower.duties.stop()
 
     def _not_closed(self, failure: Failure) -> None:
-        if failure.check(TimeoutError):
+        if isinstance(failure.value, TimeoutError):
             text = "{bait} was not seen to be closed and empty within {limit} s"
             _log.warn(text, bait=self.bait, limit=CLOSE_LIMIT_S)
         else:

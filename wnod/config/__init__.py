@@ -5,7 +5,7 @@ Loading reads the named file and nothing else: no path in it is opened, no name 
 
 import msgspec
 
-from wnod.config.bait import BaitConfig, Gate, Hook, PeerHost, Retry, Rule
+from wnod.config.bait import BaitConfig, BaitNode, Gate, Hook, PeerHost, Retry, Rule
 from wnod.config.bait import Lrms as BaitLrms
 from wnod.config.catalogue import Catalogue, Environment
 from wnod.config.hostmaster import HostmasterConfig, HypervisorConfig, Mount, Network, Slot, Times
@@ -17,6 +17,7 @@ from wnod.config.words import TlsFiles, split_address
 __all__ = [
     "BaitConfig",
     "BaitLrms",
+    "BaitNode",
     "Catalogue",
     "ConfigMistakes",
     "Environment",
@@ -35,6 +36,7 @@ __all__ = [
     "Times",
     "TlsFiles",
     "load_bait",
+    "load_bait_node",
     "load_catalogue",
     "load_hostmaster",
     "split_address",
@@ -53,6 +55,11 @@ def load_bait(path: str) -> BaitConfig:
         return config
     hook = msgspec.structs.replace(config.hook, socket=f"{config.runtime}/hook.sock")
     return msgspec.structs.replace(config, hook=hook)
+
+
+def load_bait_node(path: str) -> BaitNode:
+    """A few fields of the bait's configuration, though the others may be wrong; ConfigMistakes if one of these is."""
+    return read_file(path, BaitNode, whole=False)
 
 
 def load_catalogue(path: str) -> Catalogue:

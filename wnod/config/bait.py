@@ -87,6 +87,25 @@ class Retry(ConfigStruct, frozen=True):
     longest_s: Annotated[int, Meta(ge=1, le=86_400, description="whole seconds")] = 600
 
 
+class NodeLrms(ConfigStruct, frozen=True):
+    """Of `Lrms`, what it takes to close a node."""
+
+    kind: Literal["slurm"] = "slurm"
+    commands: AbsolutePath | None = None
+
+
+class BaitNode(ConfigStruct, frozen=True):
+    """Of `BaitConfig`, what it takes to close the bait's node when its daemon is gone.
+
+    The directories only tell whether it is: a wrong one, which may be why the daemon is gone, is no reason against it.
+    """
+
+    bait: BaitNameField
+    lrms: NodeLrms = NodeLrms()
+    state: str = "/var/lib/wnod/bait"
+    runtime: str = "/run/wnod/bait"
+
+
 class BaitConfig(ConfigStruct, frozen=True):
     """Everything a bait has to be told."""
 

@@ -25,13 +25,16 @@ _FLOAT = re.compile(r"[+-]?([0-9]{1,20}(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3}
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-def read_file(path: str, type_: type[T]) -> T:
-    """The file's content as that type, or ConfigMistakes with everything that is wrong in it."""
+def read_file(path: str, type_: type[T], whole: bool = True) -> T:
+    """The file's content as that type, or ConfigMistakes with everything that is wrong in it.
+
+    Not `whole`: fields that the type has not are passed over, right or wrong.
+    """
     try:
         root = read_tree(path)
     except Unreadable as error:
         raise ConfigMistakes([error.mistake]) from error
-    reader = _Reader(path)
+    reader = _Reader(path, whole)
     value = reader.struct(root, type_, ())
     if reader.mistakes:
         raise ConfigMistakes(reader.mistakes)
@@ -42,9 +45,10 @@ def read_file(path: str, type_: type[T]) -> T:
 class _Reader:
     """Walks tree and type together. Scalars are read from their text: YAML's guesses (`no`, 010, 1:30) never count."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, whole: bool) -> None:
         self.mistakes: list[Mistake] = []
         self._file = file
+        self._whole = whole
         self._nodes: dict[Path, Node] = {}
         self._parts: dict[Path, dict[str, Any]] = {}
 
@@ -66,7 +70,7 @@ class _Reader:
         for key, child in self._entries(node, path):
             if key in annotations:
                 values[key] = self.value(child, wanted(annotations[key]), (*path, key))
-            else:
+            elif self._whole:
                 remedy = did_you_mean(key, list(annotations))
                 self._wrong(child, (*path, key), "no such field", remedy, at=child.start_mark, show=False)
         return values

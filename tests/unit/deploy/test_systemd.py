@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bait import close, starter
 from wnod import service
 from wnod.config import BaitConfig, HostmasterConfig
 
@@ -42,6 +43,13 @@ def test_wrong_configuration_is_not_tried_again(role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_systemd_waits_longer_for_the_stop_than_we_do(role: str) -> None:
     assert int(settings(role)["TimeoutStopSec"][0]) > service.STOP_LIMIT_S
+
+
+def test_whatever_ends_the_bait_its_node_is_closed_before_it_starts_again() -> None:
+    (argv,) = settings("bait")["ExecStopPost"]
+    assert argv == "-/opt/wnod/bin/python -m bait.close --config /etc/wnod/bait.yaml --json"  # "-": never a failed stop
+    assert int(settings("bait")["TimeoutStopSec"][0]) > close.LIMIT_S + 10
+    assert close.LIMIT_S + int(settings("bait")["RestartSec"][0]) + 5 < starter.LIMIT_S  # who waits is still served
 
 
 @pytest.mark.parametrize("role", ROLES)
