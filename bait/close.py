@@ -146,7 +146,7 @@ def _say(bait: str, result: Result, as_json: bool) -> None:
     """A sentence; or one line as in the daemon's log, with which it is mixed."""
     if as_json:
         level = LogLevel.info if result.code == OK else LogLevel.warn
-        facts = {"bait": bait, "closed": result.closed, "log_format": "{said}", "said": result.text}
+        facts = {"bait": bait, "closed": result.closed, "log_format": "{text}", "text": result.text}
         line = {**facts, "log_time": time.time(), "log_level": level, "log_namespace": "bait.close"}
         print(json_line(line))
     elif result.code == OK:
