@@ -205,7 +205,7 @@ class Follower:
         # At the same time: each look is a program.
         looking = Deferred.fromCoroutine(self._look_at_node(lease)) if self._depends_on_its_node(lease) else None
         over = lease.phase is Phase.ENDED  # then nothing depends on the job any more
-        known, job = (True, None) if over else await self.sights.look(lease.run, lease.phase in _AT_THE_BAIT)
+        known, job = (True, None) if over else await self.sights.look(lease.run, lease.phase is Phase.REQUESTED)
         node = None
         if looking is not None:
             node_known, node = await looking
@@ -221,6 +221,7 @@ class Follower:
             asking=lease_id in view.asking,
             host_known=view.knows(lease_id),
             vm=view.vms.get(lease_id),
+            last=view.last.get(lease_id),
             denied=view.denied.get(lease_id),
             lost=view.lost.get(lease_id, ""),
             node=node is not None,
@@ -274,15 +275,15 @@ class Follower:
 
     async def _do(self, lease: Lease, deed: Deed, facts: Facts) -> Next | None:
         try:
-            with around(f"bait.deed.{deed.value}"):
+            with around(f"bait.deed.{deed}"):
                 await self._perform(lease, deed, facts)
         except LrmsRefused as error:
             # The world is not as it was seen: look again.
-            self.log.warn("{run}: {deed} refused: {error}", run=str(lease.run), deed=deed.value, error=error)
+            self.log.warn("{run}: {deed} refused: {error}", run=str(lease.run), deed=deed, error=error)
             await self._note(lease, jobs.refused(lease, deed, self.clock.seconds()))
             return jobs.pause_s(lease, deed, self.clock.seconds(), self.times)
         except LrmsUnavailable as error:
-            self.log.warn("{run}: {deed}: no answer: {error}", run=str(lease.run), deed=deed.value, error=error)
+            self.log.warn("{run}: {deed}: no answer: {error}", run=str(lease.run), deed=deed, error=error)
             return self.times.poll_s
         if deed in _SAID:
             return Now.REST
@@ -361,8 +362,8 @@ class Follower:
                 shape=lease.shape,
             )
         elif deed is Deed.BIND:
-            assert lease.generation is not None
-            message = Bind(id=request, lease=lease.lease, generation=lease.generation, run=lease.target)
+            vm = self.view.vms[lease.lease]
+            message = Bind(id=request, lease=lease.lease, generation=vm.generation, run=lease.target)
         else:
             message = Release(id=request, lease=lease.lease, generation=lease.generation)
         self.link.send(message)
@@ -380,9 +381,6 @@ def _job(lease: Lease) -> str:
 def _run(lease: Lease) -> Run:
     return lease.run
 
-
-_AT_THE_BAIT = (Phase.REQUESTED, Phase.GRANTED)
-"""Phases in which the starter holds the job here, and no deed but our note touches it."""
 
 _SAID = (Deed.ASK, Deed.BIND, Deed.RELEASE_VM, Deed.FORGET)
 """Deeds whose answer comes as a message, which kicks: looking again before it would find nothing new."""

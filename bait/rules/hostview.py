@@ -32,6 +32,8 @@ class HostView:
     """True once a complete inventory has come: a lease that is not in `vms` then has no VM."""
     capacity: Capacity | None = None
     vms: dict[LeaseId, VmView] = field(default_factory=dict)
+    last: dict[LeaseId, VmView] = field(default_factory=dict)
+    """The VM of each lease when it was granted or in an inventory, also if it is gone: its node may still be there."""
     denied: dict[LeaseId, Denial] = field(default_factory=dict)
     lost: dict[LeaseId, str] = field(default_factory=dict)
     asking: dict[LeaseId, RequestId] = field(default_factory=dict)
@@ -56,7 +58,7 @@ class HostView:
 
     def forget(self, lease: LeaseId) -> None:
         """The lease is over."""
-        for memory in (self.vms, self.denied, self.lost, self.asking):
+        for memory in (self.vms, self.last, self.denied, self.lost, self.asking):
             memory.pop(lease, None)
         self.released.discard(lease)
 
@@ -73,8 +75,8 @@ class HostView:
                     if lease not in self.asking:
                         self.vms.pop(lease, None)
                 return frozenset(unknown)
-            case Error(id=request):
-                return self._failed(request)
+            case Error():
+                return self._failed(message)
             case Granted() | Denied() | Bound() | VmReady() | Started() | VmLost() | Released() | Finished():
                 self._of_lease(message, expected)
                 return frozenset({message.lease})
@@ -86,16 +88,18 @@ class HostView:
         gone = {vm.lease: "the VM is gone" for vm in message.vms if vm.phase is VmPhase.GONE}
         kept = {lease: vm for lease, vm in self.vms.items() if not message.complete or lease in self.asking}
         self.vms = {lease: vm for lease, vm in kept.items() if lease not in gone} | told
+        self.last.update((vm.lease, _view(vm)) for vm in message.vms)
         for lease, text in gone.items():
             self.lost.setdefault(lease, text)
         self.complete = message.complete
         return before | frozenset(told) | frozenset(gone)
 
-    def _failed(self, request: RequestId | None) -> frozenset[LeaseId]:
-        leases = frozenset(lease for lease, asked in self.asking.items() if asked == request)
+    def _failed(self, message: Error) -> frozenset[LeaseId]:
+        leases = frozenset(lease for lease, asked in self.asking.items() if asked == message.id)
         for lease in leases:
             self.asking.pop(lease)
             self.vms.pop(lease, None)
+            self.denied[lease] = Denial(message.code, message.text, permanent=False, retry_after_s=None)
         return leases
 
     def _of_lease(
@@ -115,7 +119,8 @@ class HostView:
                 self.denied[lease] = Denial(message.code, text, message.permanent, after)
             case Bound():
                 self._answered(message.id, lease)
-                self._update(lease, bound=True, run=message.run)
+                if lease in self.vms and self.vms[lease].generation == message.generation:
+                    self._update(lease, bound=True, run=message.run)
             case VmReady():
                 self._update(lease, phase=VmPhase.READY, boot_id=message.boot_id)
             case Started():
@@ -133,7 +138,7 @@ class HostView:
         if message.lease in self.vms or expected is None:
             return
         self.denied.pop(message.lease, None)
-        self.vms[message.lease] = VmView(
+        self.vms[message.lease] = self.last[message.lease] = VmView(
             generation=message.generation,
             vm=message.vm,
             phase=VmPhase.RESERVED,

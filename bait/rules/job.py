@@ -6,8 +6,8 @@ LRMS's own requeue-and-hold code, and the job comes back as run r+1, held. That 
 the VM; when the VM is a node of the LRMS, the job is sent there and released. From then on the LRMS owns
 it. `decide` is run over the same facts again and again, also after a crash: nothing here remembers.
 
-    REQUESTED -> GRANTED -> PARKING -> PARKED -> RELEASED -> STARTED -> ENDED -> (forgotten)
-    any of the first five -> RETURNING (back to the queue, to any bait) -> ENDED
+    REQUESTED -> PARKING -> PARKED -> RELEASED -> STARTED -> ENDED -> (forgotten)
+    any of the first four -> RETURNING (back to the queue, to any bait) -> ENDED
     REQUESTED -> REFUSING (held for its user, told why) -> ENDED
 
 Three rules make it safe. *A missing fact is not a fact*: `known` false means no deed on the job. *A restart
@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from bait.lrms.base import OUR_NOTE, JobState, JobView
 from bait.rules import note
 from bait.rules.grace import left_s
-from bait.rules.lease import Deed, Denial, Facts, Lease, Phase, Step, Times
+from bait.rules.lease import Deed, Denial, Facts, Lease, Phase, Step, Times, VmView
 from protocol.ids import Run
 from protocol.messages import VmPhase
 
@@ -38,8 +38,8 @@ def decide(lease: Lease, facts: Facts, times: Times) -> Step:
     if facts.job is None or facts.job.state is JobState.ENDED:
         return Step(_end(lease, facts, _how_it_ended(facts.job)))
     match lease.phase:
-        case Phase.REQUESTED | Phase.GRANTED:
-            return _at_the_bait(lease, facts.job, facts, times)
+        case Phase.REQUESTED:
+            return _requested(lease, facts.job, facts, times)
         case Phase.PARKING:
             return _parking(lease, facts.job, facts, times)
         case Phase.PARKED:
@@ -61,7 +61,7 @@ def _here(lease: Lease, job: JobView, facts: Facts) -> bool:
     return job.run.restart == lease.run.restart and job.state is JobState.RUNNING and job.node == facts.bait
 
 
-def _at_the_bait(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+def _requested(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.run.restart > lease.run.restart:
         return Step(_end(lease, facts, "the job left the bait by itself"))
     if not (_here(lease, job, facts) and facts.hook):
@@ -74,30 +74,17 @@ def _at_the_bait(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step
         return Step(_failed(lease, facts, facts.lost, times))
     if facts.now > lease.since + times.answer_s:
         return Step(_return(lease, facts, "the hostmaster did not answer in time", delay_s=5))
-    if lease.phase is Phase.REQUESTED:
-        return _requested(lease, job, facts, times)
-    return _granted(lease, job, facts, times)
-
-
-def _requested(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
-    if facts.vm is not None:
-        granted = replace(lease, vm=facts.vm.vm, generation=facts.vm.generation)
-        return _granted(_enter(granted, Phase.GRANTED, facts.now, "granted"), job, facts, times)
-    if facts.linked and not facts.asking:
-        return Step(lease, Deed.ASK)
-    return Step(lease, wake_s=times.poll_s)
-
-
-def _granted(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
-    if _is_gone(lease, facts):
-        return Step(_return(lease, facts, "the host has lost the VM"))
-    if facts.vm is None or facts.vm.generation != lease.generation:
-        return Step(lease, wake_s=times.poll_s)
-    if not facts.vm.bound:
-        return Step(lease, None if facts.asking or not facts.linked else Deed.BIND, times.poll_s)
+    if facts.vm is None or not facts.vm.bound:
+        ask = Deed.ASK if facts.vm is None else Deed.BIND
+        return Step(lease, ask if facts.linked and not facts.asking else None, times.poll_s)
     if not (job.requeue and lease.marked):
         return Step(lease, Deed.MAKE_REQUEUEABLE)
-    return Step(_enter(lease, Phase.PARKING, facts.now), Deed.SAY_PARK)
+    # Only now is it written down which VM: until here the host remembers, and tells it at each connect.
+    return Step(_enter(_named(lease, facts.vm), Phase.PARKING, facts.now, "granted"), Deed.SAY_PARK)
+
+
+def _named(lease: Lease, vm: VmView) -> Lease:
+    return replace(lease, vm=vm.vm, generation=vm.generation)
 
 
 def _denied(lease: Lease, denial: Denial, facts: Facts) -> Step:
@@ -306,6 +293,8 @@ def _refusing(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
 
 
 def _ended(lease: Lease, facts: Facts, times: Times) -> Step:
+    if lease.vm is None and facts.last is not None:
+        return Step(_named(lease, facts.last))  # it ended before its job could leave for the VM, which may be a node
     if lease.vm is not None and not facts.known:
         return Step(lease, wake_s=times.poll_s)
     if facts.asking:

@@ -14,7 +14,6 @@ class Phase(enum.StrEnum):
     """Where a lease stands. The words of `wnod jobs` and of the metrics."""
 
     REQUESTED = "requested"
-    GRANTED = "granted"
     PARKING = "parking"
     PARKED = "parked"
     RELEASED = "released"
@@ -108,6 +107,8 @@ class Facts:
     host_known: bool
     """True if `vm` is the host's word of this conversation; None of it then means there is no such VM."""
     vm: VmView | None
+    last: VmView | None = None
+    """Its VM as the host told of it last, also if that VM is gone since."""
     denied: Denial | None = None
     lost: str = ""
     """Why the host says the VM is gone; empty if it does not say so."""
@@ -146,7 +147,7 @@ class Times:
     """The longest pause between two tries of what the LRMS refuses to do for a lease that is over."""
 
 
-class Deed(enum.Enum):
+class Deed(enum.StrEnum):
     """What may be done to the world. Each is idempotent; `done` says what its success means for the record."""
 
     ASK = "ask"

@@ -83,7 +83,7 @@ def hear(world: World, rules: Rules, at: int, host: Host) -> World:
         if vm is not None and vm.phase != "gone":
             views.append(View(lease.id, "vm", vm.generation, vm.slot, vm.phase, vm.bound >= 0))
         elif vm is not None and not vm.released:
-            views.append(View(lease.id, "lost"))
+            views.append(View(lease.id, "lost", vm.generation, vm.slot))
         elif vm is None and old is not None and old.word != "vm":
             views.append(old)
     world = put(world, at, views=tuple(views), heard=not host.away or "R13" in rules.without)
@@ -134,7 +134,8 @@ def _say(world: World, rules: Rules, at: int, lease: Lease, deed: str) -> World:
         return _request(world, rules, at, lease)
     if deed == "bind":
         vm = next((vm for vm in host.vms if vm.lease == lease.id), None)
-        tied = product.bound(vm, lease.generation, lease.restart + 1) if vm is not None else None
+        seen = next((view.generation for view in host.views if view.lease == lease.id), 0)
+        tied = product.bound(vm, seen, lease.restart + 1) if vm is not None else None
         return world if vm is None or tied is None else put(world, at, vms=swap(host.vms, vm, tied))
     world = release(world, rules, at, lease.id, lease.generation)
     return world._replace(echo=(at, lease.id, lease.generation)) if rules.echo else world

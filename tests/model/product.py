@@ -94,15 +94,16 @@ def lease_step(
     late: bool,
 ) -> tuple[Lease, str]:  # fmt: skip
     """`bait.rules.job.decide`. `job` None: the LRMS cannot be asked. `node`: 0 none, 1 known, 2 ready."""
-    vm = None
-    if view is not None and view.word == "vm":
-        vm = VmView(
-            generation=Generation(view.generation), vm=name(host, view.slot), phase=VmPhase(view.phase),
+    last = None
+    if view is not None and view.generation:
+        last = VmView(
+            generation=Generation(view.generation), vm=name(host, view.slot), phase=VmPhase(view.phase or "gone"),
             run=run(lease.restart + 1), bound=view.bound, boot_id=boot(view.generation),
         )  # fmt: skip
+    vm = last if view is not None and view.word == "vm" else None
     facts = Facts(
         now=LATE if late else 0.0, known=job is not None, job=_job(job) if job is not None else None, bait=bait(host),
-        hook=hook, linked=linked, asking=False, host_known=linked and heard, vm=vm,
+        hook=hook, linked=linked, asking=False, host_known=linked and heard, vm=vm, last=last,
         denied=Denial(Code.SUPERSEDED, "", False, 1.0) if view is not None and view.word == "denied" else None,
         lost="lost" if view is not None and view.word == "lost" else "", node=node > 0, node_ready=node == 2,
         up_for_s=float("inf"),

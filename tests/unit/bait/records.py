@@ -52,8 +52,8 @@ def a_lease(**changes: Any) -> Lease:
 
 
 def granted(**changes: Any) -> Lease:
-    """A lease that has its VM."""
-    return a_lease(**{"phase": Phase.GRANTED, "vm": VM, "generation": Generation(1), **changes})
+    """A lease that has its VM: its starter is told so."""
+    return a_lease(**{"phase": Phase.PARKING, "marked": True, "vm": VM, "generation": Generation(1), **changes})
 
 
 def a_view(**changes: Any) -> VmView:

@@ -62,7 +62,7 @@ def test_a_job_is_asked_for_parked_sent_followed_and_released(case: BaitCase) ->
     assert case.journal.load("lease", Lease) == {}
 
 
-def test_a_starter_is_answered_after_three_commits_and_each_deed_after_its_own(case: BaitCase) -> None:
+def test_a_starter_is_answered_after_two_commits_and_each_deed_after_its_own(case: BaitCase) -> None:
     passed: list[str] = []
     with watched(passed.append):
         case.intercepted()
@@ -70,7 +70,7 @@ def test_a_starter_is_answered_after_three_commits_and_each_deed_after_its_own(c
         case.run(0.01)
     after = [name.removesuffix(".after").removeprefix("bait.") for name in passed if name.endswith(".after")]
     assert after == [
-        "commit.requested", "deed.ask", "commit.granted", "deed.bind", "deed.make-requeueable", "commit.parking",
+        "commit.requested", "deed.ask", "deed.bind", "deed.make-requeueable", "commit.parking",
         "deed.say-park",
     ]  # fmt: skip
 

@@ -92,7 +92,14 @@ def test_a_failed_request_means_that_the_host_has_no_such_vm() -> None:
     view.asking[LEASE] = request_id(2)
     assert view.heard(Error(code=Code.NO_SUCH_LEASE, text="x", id=request_id(2)), None) == {LEASE}
     assert view.vms == {}
+    assert (view.denied[LEASE].text, view.denied[LEASE].permanent) == ("x", False)
     assert view.heard(Error(code=Code.INTERNAL, text="x"), None) == frozenset()
+
+
+def test_a_binding_of_another_generation_is_not_the_vms() -> None:
+    view = told(GRANTED)
+    view.heard(Bound(id=request_id(2), lease=LEASE, generation=Generation(2), run=TARGET), TARGET)
+    assert not view.vms[LEASE].bound
 
 
 def test_nothing_is_known_of_a_lease_before_a_complete_inventory() -> None:

@@ -50,22 +50,27 @@ def test_a_caught_job_is_asked_for_once() -> None:
     assert step(a_lease(), linked=False).deed is None
 
 
-def test_a_grant_is_written_down_with_its_generation_before_its_vm_is_bound() -> None:
-    first = step(a_lease(), asking=False, vm=a_view())
-    assert (first.lease.phase, first.lease.vm, first.lease.generation) == (Phase.GRANTED, VM, 1)
-    assert first.deed is Deed.BIND
-
-
 def test_the_vm_is_bound_before_the_job_may_leave() -> None:
-    assert step(granted(), vm=a_view()).deed is Deed.BIND
-    assert step(granted(), vm=a_view(), asking=True).deed is None
-    leaves = step(granted(marked=True), vm=BOUND)
-    assert (leaves.lease.phase, leaves.deed) == (Phase.PARKING, Deed.SAY_PARK)
+    assert step(a_lease(marked=True), vm=a_view()).deed is Deed.BIND
+    assert step(a_lease(marked=True), vm=a_view(), asking=True).deed is None
+    assert step(a_lease(marked=True), vm=BOUND).deed is Deed.SAY_PARK
+
+
+def test_which_vm_a_job_gets_is_written_down_before_the_job_may_leave_for_it() -> None:
+    leaves = step(a_lease(marked=True), vm=BOUND).lease
+    assert (leaves.phase, leaves.vm, leaves.generation) == (Phase.PARKING, VM, 1)
+
+
+def test_a_vm_that_its_job_never_left_for_is_written_down_before_its_node_is_removed() -> None:
+    over = a_lease(phase=Phase.ENDED)
+    named = step(over, vm=None, last=BOUND, lost="the VM died", node=True)
+    assert (named.lease.vm, named.lease.generation, named.deed) == (VM, 1, None)
+    assert step(named.lease, vm=BOUND, node=True).deed is Deed.REMOVE_NODE
 
 
 def test_a_job_carries_our_note_before_it_may_leave() -> None:
-    assert step(granted(), vm=BOUND).deed is Deed.MAKE_REQUEUEABLE
-    assert done(granted(), Deed.MAKE_REQUEUEABLE, 101.0).marked
+    assert step(a_lease(), vm=BOUND).deed is Deed.MAKE_REQUEUEABLE
+    assert done(a_lease(), Deed.MAKE_REQUEUEABLE, 101.0).marked
     refusing = a_lease(phase=Phase.REFUSING, text="too big")
     assert step(refusing).deed is Deed.MAKE_REQUEUEABLE
 
@@ -88,7 +93,7 @@ def test_the_wish_for_no_requeue_holds_again_when_the_run_has_started_and_not_be
 
 
 def test_a_job_that_must_not_be_requeued_is_made_requeueable_first() -> None:
-    assert step(granted(marked=True), vm=BOUND, job=a_job(requeue=False)).deed is Deed.MAKE_REQUEUEABLE
+    assert step(a_lease(marked=True), vm=BOUND, job=a_job(requeue=False)).deed is Deed.MAKE_REQUEUEABLE
 
 
 @pytest.mark.parametrize(
@@ -113,14 +118,11 @@ def test_a_job_that_fits_no_host_is_refused() -> None:
     assert (lease.phase, lease.text) == (Phase.REFUSING, TOO_BIG.text)
 
 
-@pytest.mark.parametrize("vm", [None, a_view(generation=Generation(2), bound=True)])
-def test_a_vm_that_the_host_has_lost_is_not_waited_for(vm: Any) -> None:
-    assert step(granted(), vm=vm).lease.phase is Phase.RETURNING
-    if vm is None:
-        assert step(granted(), vm=None, host_known=False).lease.phase is Phase.GRANTED
+def test_a_host_that_does_not_know_of_the_vm_any_more_is_asked_again() -> None:
+    assert step(a_lease(marked=True), vm=None) == Step(a_lease(marked=True), Deed.ASK, TIMES.poll_s)
 
 
-@pytest.mark.parametrize("lease", [a_lease(), granted()])
+@pytest.mark.parametrize("lease", [a_lease(), a_lease(marked=True)])
 def test_a_job_that_left_by_itself_is_let_go(lease: Lease) -> None:
     assert step(lease, job=parked_job(held=False)).lease.phase is Phase.ENDED
 

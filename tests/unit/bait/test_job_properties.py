@@ -68,8 +68,7 @@ ON_THE_JOB = {
     Deed.FAIL_NODE, Deed.REMOVE_NODE,
 }  # fmt: skip
 EDGES: dict[Phase, set[Phase]] = {
-    Phase.REQUESTED: {Phase.GRANTED, Phase.RETURNING, Phase.REFUSING, Phase.ENDED},
-    Phase.GRANTED: {Phase.PARKING, Phase.RETURNING, Phase.REFUSING, Phase.ENDED},
+    Phase.REQUESTED: {Phase.PARKING, Phase.RETURNING, Phase.REFUSING, Phase.ENDED},
     Phase.PARKING: {Phase.PARKED, Phase.RETURNING, Phase.ENDED},
     Phase.PARKED: {Phase.RELEASED, Phase.RETURNING, Phase.ENDED},
     Phase.RELEASED: {Phase.PARKED, Phase.STARTED, Phase.RETURNING, Phase.ENDED},
@@ -81,8 +80,7 @@ EDGES: dict[Phase, set[Phase]] = {
 
 
 def sane(lease: Lease) -> Lease:
-    """Phases past GRANTED have a VM; others need not. The note is put on a job only when there is one."""
-    lease = replace(lease, marked=lease.marked and lease.phase is not Phase.REQUESTED)
+    """Phases past REQUESTED have a VM; others need not."""
     free = lease.phase in (Phase.REQUESTED, Phase.RETURNING, Phase.REFUSING, Phase.ENDED)
     return lease if lease.vm is None and free else replace(lease, vm=VM)
 
@@ -102,7 +100,7 @@ def test_phases_move_along_the_allowed_edges_only(lease: Lease, seen: Facts) -> 
 def test_nothing_is_done_to_a_job_of_which_nothing_is_known(lease: Lease, seen: Facts) -> None:
     lease = sane(lease)
     taken = decide(lease, dataclasses.replace(seen, known=False, node=seen.node and lease.vm is not None), TIMES)
-    assert taken.lease == lease
+    assert replace(taken.lease, vm=lease.vm, generation=lease.generation) == lease
     assert taken.deed not in ON_THE_JOB
     if lease.vm is not None:
         assert taken.deed is None
@@ -163,10 +161,11 @@ def test_each_deed_rests_on_facts_that_were_seen(lease: Lease, seen: Facts) -> N
 @given(LEASES, SEEN)
 @settings(max_examples=300)
 def test_a_job_leaves_the_bait_for_a_vm_only_when_that_vm_is_bound_to_it(lease: Lease, seen: Facts) -> None:
-    lease = replace(sane(lease), phase=Phase.GRANTED, vm=VM)
-    if decide(lease, seen, TIMES).lease.phase is Phase.PARKING:
+    lease = replace(sane(lease), phase=Phase.REQUESTED, vm=None, generation=None)
+    after = decide(lease, seen, TIMES).lease
+    if after.phase is Phase.PARKING:
         assert seen.vm is not None
-        assert (seen.vm.bound, seen.vm.generation) == (True, lease.generation)
+        assert (seen.vm.bound, seen.vm.vm, seen.vm.generation) == (True, after.vm, after.generation)
         assert seen.hook
 
 
