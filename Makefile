@@ -34,9 +34,10 @@ e2e: $(STAMP)   ## the main path, with real faults
 SEEDS ?= 200
 HOSTS ?= 8
 JOBS ?= 60
+FAULTS ?= all
 
-simulate: $(STAMP) ## whole clusters with faults on a virtual clock: SEEDS=n HOSTS=h JOBS=j
-	$(PYTHON) -m tests.simulation --seeds $(SEEDS) --hosts $(HOSTS) --jobs $(JOBS)
+simulate: $(STAMP) ## whole clusters with faults on a virtual clock: SEEDS=n HOSTS=h JOBS=j FAULTS=all|none|kinds
+	$(PYTHON) -m tests.simulation --seeds $(SEEDS) --hosts $(HOSTS) --jobs $(JOBS) --faults $(FAULTS)
 
 MINUTES ?= 2
 SEED ?= 1
