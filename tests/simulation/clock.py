@@ -263,7 +263,9 @@ class Life:
         return self.world.now + self.offset
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Call:
-        call = self.world.plan(self, delay, callable, args, kw)
+        world = self.world
+        call = Call(world, self, world.now + delay if delay > 0.0 else world.now, callable, args, kw)
+        world.push(call)
         if self.dead:
             call.drop()
         return call
