@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from hostmaster import ways
 from hostmaster.background import Background
 from hostmaster.keeper import SPARES, Keeper
-from hostmaster.rules import capacity, reconcile, spare
+from hostmaster.rules import capacity, pool, reconcile, spare
 from hostmaster.rules.golden import Golden
 from hostmaster.rules.pool import Make
 from hostmaster.rules.spare import Deed, Facts, Purpose, Spare, SparePhase
@@ -134,20 +134,23 @@ class Stock:
                 self.background.made(vm.way, "failed")
                 if vm.way is not Way.BOOT:  # a spare that booted has the name of what it would become
                     self.background.distrust(vm.golden)
-        self.background.kick()
+        if pool.is_news(before, vm):
+            self.background.kick()
 
     # --- records -----------------------------------------------------------------------------------------
 
     def put(self, record: Spare) -> None:
         """Journal the record, then believe it, then see to what follows from it."""
-        if self.spares.get(record.generation) == record:
+        before = self.spares.get(record.generation)
+        if before == record:
             return
         with around(f"host.commit.spare-{record.phase}"):
             self.keeper.journal.put(SPARES, str(record.generation), record)
         self.spares[record.generation] = record
         self.log.debug("{spare}: {phase} {text}", spare=record.key, phase=str(record.phase), text=record.text)
         self.keeper.duties.kick(str(record.generation))
-        self.background.kick()
+        if pool.is_news(before, record):
+            self.background.kick()
 
     def _forget(self, record: Spare) -> None:
         self.keeper.guests.close(record.key)  # if it fails, all of this is tried again

@@ -12,7 +12,7 @@ from math import ceil, exp, sqrt
 from hostmaster.rules import golden
 from hostmaster.rules.capacity import Host, in_the_way
 from hostmaster.rules.golden import Golden, Kind, Shelf
-from hostmaster.rules.spare import Purpose, Spare, SparePhase
+from hostmaster.rules.spare import GOING, Purpose, Spare, SparePhase
 from hostmaster.rules.vm import Vm, Way
 from protocol.ids import Generation, Room, VmName
 from protocol.messages import VmPhase
@@ -156,6 +156,16 @@ ON_ITS_WAY = frozenset({VmPhase.RESERVED, VmPhase.CREATING, VmPhase.BOOTING})
 ABOUT_TO_START = frozenset({VmPhase.READY, VmPhase.BOUND})
 """Its job is about to start: nothing boots meanwhile, because that would slow it down."""
 BEING_MADE = frozenset({SparePhase.CREATING, SparePhase.BOOTING, SparePhase.STANDBY, SparePhase.SAVING})
+
+_SEEN_OF_VMS = (frozenset({VmPhase.RESERVED}), ON_ITS_WAY, ABOUT_TO_START, frozenset({VmPhase.GONE}))
+_SEEN_OF_SPARES = (BEING_MADE, GOING)
+"""All that a plan looks at in a phase."""
+
+
+def is_news(before: Vm | Spare | None, after: Vm | Spare) -> bool:
+    """True if a plan that had nothing to do before this change may have something to do after it."""
+    seen = _SEEN_OF_VMS if isinstance(after, Vm) else _SEEN_OF_SPARES
+    return before is None or any((before.phase in part) is not (after.phase in part) for part in seen)
 
 
 def _making(view: View) -> Plan:

@@ -40,6 +40,9 @@ class SparePhase(enum.StrEnum):
     DESTROYING = "destroying"
 
 
+GOING = frozenset({SparePhase.SAVING, SparePhase.DESTROYING})
+
+
 class Spare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What this host intends with one generation that no lease has. Times are seconds since 1970."""
 
@@ -71,7 +74,7 @@ class Spare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def going(self) -> bool:
         """True if it ends by itself, soon: nobody needs to evict it, and nobody can take it."""
-        return self.phase in (SparePhase.SAVING, SparePhase.DESTROYING)
+        return self.phase in GOING
 
 
 @dataclass(slots=True)  # not frozen: one is made at every look, and making a frozen one takes three times as long

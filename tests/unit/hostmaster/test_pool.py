@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from hostmaster.rules.capacity import Grant, Refusal, admit, in_the_way
 from hostmaster.rules.golden import Golden, Kind, name_of
 from hostmaster.rules.lifecycle import Vm, Way
-from hostmaster.rules.pool import MEMORY_S, Demand, Line, Make, Plan, View, left, plan, usable_slots, wanted
+from hostmaster.rules.pool import MEMORY_S, Demand, Line, Make, Plan, View, is_news, left, plan, usable_slots, wanted
 from hostmaster.rules.spare import Purpose, Spare, SparePhase, evict
 from protocol.ids import Generation, Room, Run, Shape, VmName
 from protocol.messages import VmPhase
@@ -281,6 +282,34 @@ def test_spares_give_way_and_nothing_is_ever_given_twice(happened: list[tuple[st
             life.gone(which)
         life.create()
     assert all(vm.phase is not VmPhase.RESERVED for vm in life.vms.values())
+
+
+@given(events)
+def test_what_is_no_news_leaves_a_background_at_rest_with_nothing_to_do(happened: list[tuple[str, Any]]) -> None:
+    life = Life()
+    for what, argument in happened:
+        getattr(life, what)(argument)
+    tried: tuple[tuple[dict[int, Any], Any], ...] = ((life.vms, VmPhase), (life.spares, SparePhase))
+    for records, phases in tried:
+        for generation, record in list(records.items()):
+            changes = [replace(record, phase=phase) for phase in phases]
+            plans = []
+            for records[generation] in changes:
+                plans.append(plan(life.view()))
+            for before, nothing in zip(changes, plans, strict=True):
+                for after, something in zip(changes, plans, strict=True):
+                    assert nothing != Plan() or something == Plan() or is_news(before, after)
+            records[generation] = record
+
+
+def test_a_new_vm_one_that_need_not_wait_any_more_and_one_that_is_gone_are_news() -> None:
+    reserved, creating, booting, going, gone = (
+        a_vm(phase=VmPhase(name)) for name in ("reserved", "creating", "booting", "destroying", "gone")
+    )
+    assert is_news(None, reserved)
+    assert is_news(reserved, creating)
+    assert not is_news(creating, booting)
+    assert is_news(going, gone)
 
 
 def test_an_idle_host_comes_to_rest_with_what_was_configured() -> None:
