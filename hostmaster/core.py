@@ -52,6 +52,8 @@ from wnod.loops import Loops
 TELL_EVERY_S = 1.0
 VERIFY_EVERY_S = 600.0
 RESETTLE_S = 2.0
+UNSURE_S = 30.0
+"""An image that could not be read is looked at again so soon: its file system may be back."""
 
 
 @dataclass
@@ -223,6 +225,8 @@ class HostCore:
             await self._choose_accelerator()
             self._look_at_lines()
             self.background.settled(await self.hypervisor.identity())
+            if self.environments.unsure:
+                wanted = UNSURE_S
         except HypervisorUnavailable as error:
             self.log.warn("libvirt does not answer, waiting: {error}", error=error)
             wanted = RESETTLE_S

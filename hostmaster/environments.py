@@ -7,7 +7,7 @@ from twisted.logger import Logger
 
 from hostmaster.rules.breaker import Breaker
 from hostmaster.rules.capacity import Host
-from hostmaster.world import Artifacts, ImageRefused, Images
+from hostmaster.world import Artifacts, ImageRefused, Images, ImageUnreadable
 from protocol.ids import EnvironmentName, Room, VmName
 from protocol.messages import Offer
 from wnod.config import Catalogue
@@ -23,6 +23,8 @@ class Environments:
     slots: tuple[VmName, ...]
     artifacts: dict[EnvironmentName, Artifacts] = field(default_factory=dict)
     refusals: dict[EnvironmentName, str] = field(default_factory=dict)
+    unsure: bool = False
+    """Some image could not be read when last looked at: to be verified again soon."""
     obstacle: str = "images are being verified"
     """Why nothing can be offered at all (no working accelerator, not verified yet); empty if all is well."""
     now: Callable[[], float] = lambda: 0.0
@@ -35,6 +37,7 @@ class Environments:
 
     async def verify(self) -> None:
         """Check every image anew (cheap if its files have not changed). Never raises for a bad image."""
+        unsure = False
         for name in self.catalogue.environments:
             try:
                 self.artifacts[name] = await self.images.verify(name)
@@ -44,6 +47,8 @@ class Environments:
                     self.log.error("environment {name} refused: {error}", name=name, error=error)
                 self.refusals[name] = str(error)
                 self.artifacts.pop(name, None)
+                unsure |= isinstance(error, ImageUnreadable)
+        self.unsure = unsure
 
     def some_artifacts(self) -> Artifacts | None:
         """The files of a verified image, for a probe: of the same environment each time, while that can be used."""

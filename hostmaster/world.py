@@ -154,7 +154,10 @@ class Images(Protocol):
     """Images and overlays of this host: blocking file work, off the reactor thread."""
 
     async def verify(self, environment: EnvironmentName) -> Artifacts:
-        """Check the environment's image against its recorded hash; ImageRefused says what is wrong with it."""
+        """Check the environment's image against its recorded hash; ImageRefused says what is wrong with it.
+
+        ImageUnreadable if that may pass by itself.
+        """
 
     async def make_overlay(self, name: str, disk_mib: int) -> str:
         """Create the private writable layer; absolute path. An existing one of this name is replaced."""
@@ -192,6 +195,10 @@ class Images(Protocol):
 
 class ImageRefused(Exception):
     """The image is missing, altered or unsafe. The text names the environment, the file and the remedy."""
+
+
+class ImageUnreadable(ImageRefused):
+    """The image could not be read, as when its file system is away: nobody knows what is wrong, and it may pass."""
 
 
 class Guests(Protocol):

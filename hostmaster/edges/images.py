@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from hostmaster.edges.goldenfiles import GoldenFiles
-from hostmaster.world import Artifacts, ImageRefused
+from hostmaster.world import Artifacts, ImageRefused, ImageUnreadable
 from protocol.ids import EnvironmentName
 from wnod.image import manifest
 from wnod.image.errors import ImageError
@@ -145,7 +145,8 @@ class LocalImages:
         try:
             return self._checked(source)
         except (ImageError, OSError) as e:
-            raise ImageRefused(f"environment {environment}: {e}") from e
+            unreadable = isinstance(e, OSError) or isinstance(e.__cause__, OSError)
+            raise (ImageUnreadable if unreadable else ImageRefused)(f"environment {environment}: {e}") from e
 
     def _checked(self, source: Source) -> Artifacts:
         directory = Path(source.directory)

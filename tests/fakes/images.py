@@ -4,7 +4,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostmaster.world import Artifacts, ImageRefused
+from hostmaster.world import Artifacts, ImageRefused, ImageUnreadable
 from protocol.ids import EnvironmentName
 
 
@@ -44,8 +44,12 @@ class FakeImages:
     """The contents of the overlays that exist."""
     frozen: dict[str, Disk] = field(default_factory=dict)
     """... and of the golden states."""
+    unreadable: dict[EnvironmentName, str] = field(default_factory=dict)
+    """Environments whose image cannot be read, and the text."""
 
     async def verify(self, environment: EnvironmentName) -> Artifacts:
+        if environment in self.unreadable:
+            raise ImageUnreadable(self.unreadable[environment])
         if environment in self.altered:
             raise ImageRefused(self.altered[environment])
         if environment not in self.catalogue:

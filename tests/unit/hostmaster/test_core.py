@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from hostmaster.core import RESETTLE_S, TELL_EVERY_S, VERIFY_EVERY_S, HostCore
+from hostmaster.core import RESETTLE_S, TELL_EVERY_S, UNSURE_S, VERIFY_EVERY_S, HostCore
 from hostmaster.numbers import Numbers
 from hostmaster.rules.golden import Kind
 from hostmaster.rules.lifecycle import Vm
@@ -205,6 +205,16 @@ def test_no_vm_is_made_before_it_is_known_what_of(case: Case) -> None:
     assert not case.core.keeper.able()
     case.libvirt_is_there()
     assert case.core.keeper.able()
+
+
+def test_an_image_whose_file_system_was_away_is_offered_soon_after_it_is_back(case: Case) -> None:
+    """It took the ten minutes to the next look at all images."""
+    case.images.unreadable[DEBIAN] = "root.squashfs: input/output error"
+    case.libvirt_is_there()
+    assert case.offered() == (False, "root.squashfs: input/output error")
+    case.images.unreadable.clear()
+    case.clock.pump([UNSURE_S, *[0.0] * 5])
+    assert case.offered() == (True, "")
 
 
 def test_a_loop_that_fails_is_reported_once_and_the_others_go_on(case: Case) -> None:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
 from hostmaster.edges.images import LocalImages, Source
-from hostmaster.world import Artifacts, ImageRefused
+from hostmaster.world import Artifacts, ImageRefused, ImageUnreadable
 from protocol.ids import EnvironmentName
 from wnod.image import manifest
 
@@ -294,3 +294,15 @@ def test_a_mkfs_that_hangs_is_an_error_of_the_disk(store: Store, monkeypatch: py
     monkeypatch.setattr(subprocess, "run", hangs)
     with pytest.raises(OSError, match=r"mkfs\.ext4 of a 16 MiB overlay did not end"):
         store.overlay(disk_mib=16)
+
+
+def test_an_image_whose_directory_is_away_may_be_back_soon_and_an_altered_one_is_not(store: Store) -> None:
+    store.directory.rename(store.directory.with_name("unmounted"))
+    with pytest.raises(ImageUnreadable):
+        store.verify()
+    store.directory.with_name("unmounted").rename(store.directory)
+    assert store.verify().image == store.image
+    (store.directory / manifest.KERNEL).write_bytes(b"another kernel")
+    with pytest.raises(ImageRefused) as refused:
+        store.verify()
+    assert not isinstance(refused.value, ImageUnreadable)
