@@ -45,6 +45,9 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: Literal["batch"]
 
 
+_QUESTION = msgspec.json.Decoder(Question)
+
+
 @dataclass(slots=True)  # not frozen: making a frozen one takes three times as long
 class HookCall:
     """One starter that waits for an answer."""
@@ -164,7 +167,7 @@ class _Connection(LineOnlyReceiver):
         if self._answered or self._call is not None:
             return self._doubt("more than one question")
         try:
-            asked = msgspec.json.decode(line, type=Question)
+            asked = _QUESTION.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a DecodeError
             return self._doubt(f"question not understood: {error}")
         self._asked_at = self._server.reactor.seconds()

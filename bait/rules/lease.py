@@ -77,9 +77,9 @@ class Denial:
     retry_after_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: two are made for each job, and making a frozen one takes three times as long
 class VmView:
-    """A lease's VM as the host has told of it."""
+    """A lease's VM as the host has told of it. Nobody changes one."""
 
     generation: Generation
     vm: VmName
