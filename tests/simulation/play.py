@@ -60,7 +60,9 @@ def stand_ins() -> Iterator[None]:
         without_tls(),
         mock.patch("wnod.loops.LoopingCall", Loop),
         # Looks for what no change tells of: by far the most frequent events of an idle site.
-        mock.patch("hostmaster.core.TELL_EVERY_S", 2.0),
+        mock.patch("hostmaster.core.TELL_EVERY_S", 5.0),
+        mock.patch("hostmaster.core.AWAKE_EVERY_S", 15.0),
+        mock.patch("hostmaster.keeper.AWAKE_EVERY_S", 15.0),  # the same: it tells by it how long the daemon slept
         mock.patch("hostmaster.core.BACKGROUND_EVERY_S", 15.0),
         mock.patch("hostmaster.serve_baits.account_of", account),
         mock.patch("tests.simulation.daemons.account_of", account),
