@@ -4,7 +4,6 @@ The only place where a lease changes. Starters, host messages and the clock only
 by `bait.rules.job.decide` over fresh facts, after a crash exactly as before it.
 """
 
-import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ from twisted.logger import Logger
 from bait.change import KIND, Change
 from bait.hookserver import Answer, Word
 from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
+from bait.rules import beat, note
 from bait.rules import job as jobs
-from bait.rules import note
 from bait.rules.hostview import HostView
 from bait.rules.lease import Deed, Facts, Lease, Phase, Times
 from bait.sights import Sights
@@ -88,6 +87,7 @@ class Follower:
         self.sights = Sights(self.clock, self.lrms)
         self.uptime = Uptime(self.clock, self.lrms, self._knows_uptime)
         self.nodes: Fresh[Mapping[str, NodeView]] = Fresh(self.clock, self._nodes)
+        self._phase = beat.phase(self.bait)
 
     def load(self) -> None:
         """Read the journal and see to every lease on it."""
@@ -196,10 +196,8 @@ class Follower:
         return None
 
     def _on_the_beat(self, delay_s: float) -> float:
-        """Round to a common beat, so that many leases' looks become one query of the LRMS."""
-        now = self.clock.seconds()
         beat_s = self.times.poll_s if delay_s >= self.times.poll_s else self.times.soon_s
-        return max(0.001, math.ceil((now + delay_s) / beat_s - 0.5) * beat_s - now)
+        return beat.wait_s(self.clock.seconds(), delay_s, beat_s, self._phase)
 
     async def _facts(self, lease: Lease) -> Facts:
         # At the same time: each look is a program.
