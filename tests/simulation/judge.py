@@ -15,7 +15,7 @@ from hostmaster.rules.lifecycle import Vm
 from protocol.messages import VmPhase
 from tests.simulation.machines import Guest, Program
 
-KEPT_LINES = 100_000
+KEPT_LINES = 20_000
 """So much of the history can be told: all of it on a few hosts, the last part of it on many."""
 
 
