@@ -93,8 +93,9 @@ def growth() -> int:
             result = fresh.apply(play, (1, hosts, jobs))
         cost, calls[site] = result.seconds / jobs, result.calls / jobs
         found[site].append(cost)
-        text = f"{hosts} hosts, {jobs} jobs: {result.seconds:.1f} s of CPU; a job {1000 * cost:.2f} ms, {calls[site]:.0f} events"
-        print(f"{text}, {result.starts} starts, {'; '.join(result.breaches) or 'all done'}", flush=True)
+        done = f"{hosts} hosts, {jobs} jobs: {result.seconds:.1f} s of CPU, {result.starts} starts"
+        each = f"a job {1000 * cost:.2f} ms and {calls[site]:.0f} events"
+        print(f"{done}, {each}, {'; '.join(result.breaches) or 'all done'}", flush=True)
         if result.bad:
             return 1
     costs = [statistics.median(found[site]) for site in (SMALL, LARGE)]
