@@ -36,6 +36,8 @@ from wnod.journal import Journal
 AWAKE_EVERY_S = 1.0
 SLEPT_S = 5.0
 """A daemon that did not run for longer has slept: it was stopped, or its machine was."""
+AHEAD = 100_000
+"""So many generations a host does not make before its clock has gone on by as many seconds."""
 KIND = "vm"
 SPARES = "spare"
 LOOKED_FOR_BY: dict[str, Callable[[Vm], str]] = {name: attrgetter(name) for name in ("lease", "uuid", "key")}
@@ -196,6 +198,12 @@ class Keeper:
         if self.beside is not None:
             self.beside.became(before, vm)
         self.duties.kick(str(vm.generation))
+
+    def count_above(self, generation: Generation) -> None:
+        """libvirt shows this generation. Our count begins at the clock's time: one above it is of a journal that is
+        lost, and the clock went back. Others of that journal may have come and gone."""
+        if generation > self.journal.raise_number("generation", 0):
+            self.journal.raise_number("generation", generation + AHEAD)
 
     def tell_time(self, vm: Vm) -> None:
         """Step the clock of a guest that stood still. Call when it is heard: it may not have been connected."""

@@ -32,7 +32,7 @@ class Recovery:
         domains = tuple((await keeper.look.get()).values())
         for vm in reconcile.adoptable(domains, keeper.vms, keeper.host, keeper.clock.seconds()):
             self.log.warn("adopted {vm} of lease {lease}: not in the journal", vm=vm.key, lease=vm.lease)
-            keeper.journal.raise_number("generation", vm.generation)
+            keeper.count_above(vm.generation)
             if keeper.contact is not None:
                 keeper.contact.assume()
             keeper.guests.open(vm.key)

@@ -84,7 +84,7 @@ class Stock:
     def _take_up(self, domains: tuple[Domain, ...]) -> None:
         for stray in reconcile.strays(domains, self.keeper.vms, self.spares, self.keeper.host, self.clock.seconds()):
             self.log.warn("{spare}: a spare that is not in the journal: it goes", spare=stray.key)
-            self.keeper.journal.raise_number("generation", stray.generation)
+            self.keeper.count_above(stray.generation)
             self.put(stray)
 
     def with_uuid(self, uuid: str) -> tuple[Generation, ...]:

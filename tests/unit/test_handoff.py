@@ -255,7 +255,7 @@ def test_a_host_that_lost_its_journal_adopts_its_vms_from_libvirt(site: Site, ph
     site.crash_host(lose_journal=True)
     site.until(lambda: site.vms() == ["started"], 10.0)
     assert site.host is not None
-    assert site.host.keeper.journal.next_number("generation") == 2
+    assert site.host.keeper.journal.next_number("generation") > 1
     finishes(site, job)
 
 
