@@ -84,7 +84,7 @@ class HostView:
 
     def _inventory(self, message: HostInventory) -> frozenset[LeaseId]:
         before = frozenset(self.vms)
-        told = {vm.lease: _view(vm) for vm in message.vms if vm.phase is not VmPhase.GONE}
+        told = {vm.lease: _view(vm, self.vms.get(vm.lease)) for vm in message.vms if vm.phase is not VmPhase.GONE}
         gone = {vm.lease: "the VM is gone" for vm in message.vms if vm.phase is VmPhase.GONE}
         kept = {lease: vm for lease, vm in self.vms.items() if not message.complete or lease in self.asking}
         self.vms = {lease: vm for lease, vm in kept.items() if lease not in gone} | told
@@ -125,6 +125,10 @@ class HostView:
                 self._update(lease, phase=VmPhase.READY, boot_id=message.boot_id)
             case Started():
                 self._update(lease, phase=VmPhase.STARTED, boot_id=message.boot_id, bound=True, run=message.run)
+            case Finished():
+                vm = self.vms.get(lease)
+                if vm is not None and (vm.generation, vm.run) == (message.generation, message.run):
+                    self._update(lease, ended=True)
             case VmLost():
                 self.vms.pop(lease, None)
                 self.lost[lease] = message.text or message.code
@@ -154,5 +158,6 @@ class HostView:
             del self.asking[lease]
 
 
-def _view(vm: VmStatus) -> VmView:
-    return VmView(generation=vm.generation, vm=vm.vm, phase=vm.phase, run=vm.run, bound=vm.bound, boot_id=vm.boot_id)
+def _view(vm: VmStatus, before: VmView | None = None) -> VmView:
+    ended = before is not None and before.ended and (before.generation, before.run) == (vm.generation, vm.run)
+    return VmView(vm.generation, vm.vm, vm.phase, vm.run, vm.bound, vm.boot_id, ended)

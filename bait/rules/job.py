@@ -233,8 +233,20 @@ def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(lease, wake_s=times.soon_s)
     ours = lease.lease in job.note or not job.note.startswith(OUR_NOTE)  # else a newer lease has parked it
     if (job.held or job.gave_back) and not facts.lost and job.run == lease.target.next() and ours:
-        return Step(_enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
+        return _exited_as_a_gate_does(lease, facts, times)
     return Step(_return(lease, facts, f"the run in {lease.vm} was requeued"))
+
+
+def _exited_as_a_gate_does(lease: Lease, facts: Facts, times: Times) -> Step:
+    """Its program did, or the gate, which never heard that it may start. A guest tells of an end again and again."""
+    if facts.vm is not None and facts.vm.ended:
+        return Step(_enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
+    if "back" not in lease.stages:
+        return Step(replace(lease, stages={**lease.stages, "back": facts.now}))
+    waited_s = facts.now - lease.stages["back"]
+    if waited_s < (times.ended_s if facts.host_known else times.silence_s):
+        return Step(lease, wake_s=times.poll_s)
+    return Step(_return(lease, facts, f"the VM {lease.vm} gave it back, and nobody has seen it start"))
 
 
 _RESERVED = (

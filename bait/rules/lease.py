@@ -87,6 +87,8 @@ class VmView:
     run: Run
     bound: bool = False
     boot_id: BootId | None = None
+    ended: bool = False
+    """The guest has said that the run it is bound to has ended."""
 
 
 @dataclass(slots=True)  # not frozen: one is made at every look, and making a frozen one takes three times as long
@@ -132,6 +134,8 @@ class Times:
     """How long a ready VM may take to become a node of the LRMS."""
     silence_s: float = 120.0
     """How long a parked job waits for a host that does not answer."""
+    ended_s: float = 15.0
+    """How long a guest that its host hears may take to say that a run has ended."""
     refused_s: float = 10.0
     """How long sending a job is tried that the LRMS refuses to have sent: its user may hold it."""
     start_s: float = 120.0

@@ -59,9 +59,7 @@ MUTANTS = (
     ),
     Case("R2", "what has started is remembered in memory only", without("R2", "host"), "destroyed"),
     Case("R3", "the starter exits with a code of its own", without("R3", "starter"), "never ran"),
-    Case(
-        "R3", "the bait requeues by a command, whose repetition arrives", without("R3: one exit"), "refused that asked"
-    ),
+    Case("R3", "the bait requeues by a command, whose repetition arrives", without("R3: one exit"), ONE_START),
     Case("R4", "the gate lets every run start", without("R4", *EVERY_FAULT, most=2), "not bound to that run"),
     Case("R4", "", Rules(), elsewhere="tests/unit/image/test_guest_gate.py (the guest's marker)"),
     Case("R5", "a release names no lease and no generation", without("R5", "vm", "starter", echo=True), "destroyed"),

@@ -63,7 +63,7 @@ def _lease(lease: Lease, host: int) -> BaitLease:
         vm=name(host, lease.slot) if lease.slot >= 0 else None,
         generation=Generation(lease.generation) if lease.generation else None, told=lease.told,
         failed_node=lease.failed_node, refused_at=0.0 if lease.refused else None, marked=lease.marked,
-        stages={"ready": 0.0} if lease.ready else {},
+        stages={"back": 0.0, **({"ready": 0.0} if lease.ready else {})},
     )  # fmt: skip
 
 

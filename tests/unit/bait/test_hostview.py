@@ -7,6 +7,7 @@ from protocol.messages import (
     Code,
     Denied,
     Error,
+    Finished,
     Granted,
     HostInventory,
     Released,
@@ -18,7 +19,7 @@ from protocol.messages import (
     VmReady,
     VmStatus,
 )
-from tests.unit.bait.records import BOOT, DEBIAN, SHAPE, TARGET, VM, a_capacity, a_view, lease_id, request_id
+from tests.unit.bait.records import BOOT, DEBIAN, RUN, SHAPE, TARGET, VM, a_capacity, a_view, lease_id, request_id
 
 ONE = Generation(1)
 LEASE = lease_id()
@@ -53,6 +54,12 @@ def test_a_vms_life_is_followed_message_by_message() -> None:
     assert view.vms[LEASE] == a_view(phase=VmPhase.READY, bound=True, boot_id=BOOT)
     view.heard(Started(lease=LEASE, generation=ONE, run=TARGET, boot_id=BOOT), TARGET)  # type: ignore[arg-type]
     assert view.vms[LEASE].phase is VmPhase.STARTED
+    view.heard(Finished(lease=LEASE, generation=ONE, run=RUN), TARGET)
+    assert not view.vms[LEASE].ended, "of another run"
+    view.heard(Finished(lease=LEASE, generation=ONE, run=TARGET), TARGET)
+    assert view.vms[LEASE].ended
+    view.heard(inventory(status(VmPhase.STARTED)), TARGET)
+    assert view.vms[LEASE].ended, "an inventory does not tell of it"
     view.heard(LOST, TARGET)
     assert LEASE not in view.vms
     assert view.lost[LEASE] == "the VM died"

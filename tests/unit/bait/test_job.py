@@ -29,6 +29,7 @@ from tests.unit.bait.records import (
 TIMES = Times()
 BOUND = a_view(bound=True, phase=VmPhase.BOUND, boot_id=BOOT)
 STARTED = a_view(bound=True, phase=VmPhase.STARTED, boot_id=BOOT)
+AT_ITS_END = a_view(bound=True, phase=VmPhase.STARTED, boot_id=BOOT, ended=True)
 NO_ROOM = Denial(Code.NO_ROOM, "all 2 slots are taken", False, 7.0)
 TOO_BIG = Denial(Code.TOO_BIG, "this host can give at most 1 cpu", True, None)
 
@@ -78,9 +79,9 @@ def test_a_job_carries_our_note_before_it_may_leave() -> None:
 def test_a_job_that_a_newer_lease_has_parked_is_not_taken_for_one_that_exited_with_the_reserved_code() -> None:
     lease = granted(phase=Phase.STARTED)
     parked = parked_job(run=TARGET.next())
-    assert step(lease, job=parked).lease.phase is Phase.REFUSING
+    assert step(lease, vm=AT_ITS_END, job=parked).lease.phase is Phase.REFUSING
     others = dataclasses.replace(parked, note="wnod:lease=another:home=batch:requeue=1")
-    assert step(lease, job=others).lease.phase is Phase.RETURNING
+    assert step(lease, vm=AT_ITS_END, job=others).lease.phase is Phase.RETURNING
 
 
 def test_the_wish_for_no_requeue_holds_again_when_the_run_has_started_and_not_before() -> None:
@@ -265,20 +266,32 @@ def test_a_requeued_run_goes_back_to_any_bait(phase: Phase) -> None:
 
 def test_a_run_that_exits_with_the_reserved_code_is_held_for_its_user() -> None:
     again = sent(run=replace(RUN, restart=2), held=True)
-    assert step(ready(phase=Phase.STARTED), vm=STARTED, job=again).lease.phase is Phase.REFUSING
+    assert step(ready(phase=Phase.STARTED), vm=AT_ITS_END, job=again).lease.phase is Phase.REFUSING
     assert step(ready(phase=Phase.STARTED), vm=None, lost="died", job=again).lease.phase is Phase.RETURNING
     unheld = sent(run=replace(RUN, restart=2), gave_back=True)
-    assert step(ready(phase=Phase.STARTED), vm=STARTED, job=unheld).lease.phase is Phase.REFUSING
+    assert step(ready(phase=Phase.STARTED), vm=AT_ITS_END, job=unheld).lease.phase is Phase.REFUSING
     leaving = sent(run=replace(RUN, restart=2), state=JobState.LEAVING)
     assert step(ready(phase=Phase.STARTED), vm=STARTED, job=leaving).lease.phase is Phase.STARTED
     later = sent(run=replace(RUN, restart=3), held=True)
     assert step(ready(phase=Phase.STARTED), vm=STARTED, job=later).lease.phase is Phase.RETURNING
 
 
+def test_a_job_whose_gate_never_heard_the_answer_of_a_host_that_died_goes_back_and_is_not_held_for_its_user() -> None:
+    """Seed 673 of that day: allowed on record, and the host was away for longer than the gate waits."""
+    again = sent(run=replace(RUN, restart=2), held=True)
+    seen = step(ready(phase=Phase.STARTED), vm=STARTED, job=again).lease
+    assert seen.stages["back"] == 101.0
+    assert step(seen, now=101.0 + TIMES.ended_s - 1, vm=STARTED, job=again) == Step(seen, wake_s=TIMES.poll_s)
+    assert step(seen, now=101.0 + TIMES.ended_s, vm=STARTED, job=again).lease.phase is Phase.RETURNING
+    away = {"vm": STARTED, "host_known": False, "job": again}
+    assert step(seen, now=101.0 + TIMES.silence_s - 1, **away).lease == seen
+    assert step(seen, now=101.0 + TIMES.silence_s, **away).lease.phase is Phase.RETURNING
+
+
 def test_a_run_that_came_and_went_unseen_is_judged_by_what_the_host_knows() -> None:
     """The bait was away while the run started and exited with a reserved code."""
     again = sent(run=replace(RUN, restart=2), held=True)
-    assert step(ready(phase=Phase.RELEASED), vm=STARTED, job=again).lease.phase is Phase.REFUSING
+    assert step(ready(phase=Phase.RELEASED), vm=AT_ITS_END, job=again).lease.phase is Phase.REFUSING
     assert step(ready(phase=Phase.RELEASED), vm=BOUND, job=again).lease.phase is Phase.RETURNING
     assert step(ready(phase=Phase.RELEASED), vm=None, host_known=False, job=again).lease.phase is Phase.RELEASED
 
