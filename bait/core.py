@@ -21,14 +21,12 @@ from bait.opening import Opening
 from bait.rescue import LOOK_EVERY_S, Rescue
 from bait.rules.hostview import HostView
 from bait.rules.lease import Times
-from protocol.ids import RequestId
-from protocol.messages import BaitInventory, Renew, SrvMsg
+from protocol.messages import BaitInventory, SrvMsg
 from wnod.config import Gate, Hook, Rule
 from wnod.journal import Journal
 from wnod.loops import Loops
 
 RENEW_EVERY_S = 30.0
-VOUCH_EVERY_S = 10.0
 CLOSE_LIMIT_S = 8.0
 """A stop waits no longer for the LRMS to close the node and for the jobs on it to leave."""
 
@@ -97,7 +95,6 @@ class BaitCore:
         self.opening.kick()
         self.every(RENEW_EVERY_S, self._renew)
         self.every(LOOK_EVERY_S, self.rescue.look)
-        self.every(VOUCH_EVERY_S, self._vouch)
 
     def halt(self) -> None:
         """Nothing is begun any more from time to time. Idempotent."""
@@ -126,12 +123,6 @@ class BaitCore:
 
     def _renew(self) -> None:
         self.link.send(BaitInventory(leases=tuple(self.follower.leases)))
-
-    def _vouch(self) -> None:
-        """Say which runs the LRMS was just seen to have in their VMs; without that word they may be paused."""
-        leases = self.follower.vouched()
-        if leases:
-            self.link.send(Renew(id=RequestId(self.new_id()), leases=leases))
 
     # --- protocol.link.Listener ------------------------------------------------------------------------
 

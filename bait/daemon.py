@@ -145,6 +145,7 @@ class BaitDaemon:
 def _times(config: BaitConfig) -> Times:
     return Times(
         poll_s=config.lrms.poll_s,
+        running_s=max(config.lrms.running_s, config.lrms.poll_s),
         answer_s=config.hook.limit_s * 2 / 3,
         retry_s=config.retry.delay_s,
         longest_retry_s=config.retry.longest_s,

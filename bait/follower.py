@@ -15,15 +15,16 @@ from twisted.logger import Logger
 
 from bait.change import KIND, Change
 from bait.hookserver import Answer, Word
-from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
+from bait.lrms.base import JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
 from bait.rules import beat, note
 from bait.rules import job as jobs
 from bait.rules.hostview import HostView
 from bait.rules.lease import Deed, Facts, Lease, Phase, Times
 from bait.sights import Sights
 from bait.uptime import Uptime
+from bait.vouching import Vouching
 from protocol.ids import LeaseId, RequestId, Run
-from protocol.messages import Bind, FromBait, Release, RequestVm, VmPhase
+from protocol.messages import Bind, FromBait, Release, Renew, RequestVm, VmPhase
 from wnod.commits import Commits
 from wnod.crashpoint import around
 from wnod.duties import Duties, Next, Now
@@ -87,6 +88,7 @@ class Follower:
         self.sights = Sights(self.clock, self.lrms)
         self.uptime = Uptime(self.clock, self.lrms, self._knows_uptime)
         self.nodes: Fresh[Mapping[str, NodeView]] = Fresh(self.clock, self._nodes)
+        self.vouching = Vouching(self.clock, self._vouch)
         self._phase = beat.phase(self.bait)
 
     def load(self) -> None:
@@ -186,6 +188,8 @@ class Follower:
         facts = await self._facts(lease)
         if self.leases.get(lease.lease) is not written:
             return None
+        if facts.known:
+            self.vouching.saw(lease, facts.job)
         step = jobs.decide(lease, facts, self.times)
         if step.lease != written and not await self.write(written, step.lease, kick=False):
             return None
@@ -196,7 +200,8 @@ class Follower:
         return None
 
     def _on_the_beat(self, delay_s: float) -> float:
-        beat_s = self.times.poll_s if delay_s >= self.times.poll_s else self.times.soon_s
+        times = self.times
+        beat_s = max((beat_s for beat_s in (times.poll_s, times.running_s) if beat_s <= delay_s), default=times.soon_s)
         return beat.wait_s(self.clock.seconds(), delay_s, beat_s, self._phase)
 
     async def _facts(self, lease: Lease) -> Facts:
@@ -255,16 +260,9 @@ class Follower:
         except LrmsUnavailable:
             return False, None
 
-    def vouched(self) -> tuple[LeaseId, ...]:
-        """Leases whose run the LRMS was just seen to have in its VM: what the host may rely on (ADR 0008)."""
-        oldest = self.clock.seconds() - 2 * self.times.poll_s
-        return tuple(lease.lease for lease in self.leases.values() if self._is_in_its_vm(lease, oldest))
-
-    def _is_in_its_vm(self, lease: Lease, oldest: float) -> bool:
-        if lease.phase is not Phase.STARTED:
-            return False
-        job = self.sights.since(lease.run.key, oldest)
-        return job is not None and job.run == lease.target and job.state is JobState.RUNNING and job.node == lease.vm
+    def _vouch(self, leases: tuple[LeaseId, ...]) -> None:
+        if self.view.linked:  # a word that waits for the link would be old when it is heard
+            self.link.send(Renew(id=RequestId(self.new_id()), leases=leases))
 
     async def _nodes(self) -> Mapping[str, NodeView]:
         return await self.lrms.nodes()

@@ -52,11 +52,6 @@ class Sights:
         self._sights[key] = _Sight(now, view, missing)
         return view is not None or (missing is not None and now - missing >= ABSENT_S), view
 
-    def since(self, key: str, oldest: float) -> JobView | None:
-        """The job as last seen, if that was at `oldest` or later."""
-        sight = self._sights.get(key)
-        return sight.view if sight is not None and sight.at >= oldest else None
-
     def forget(self, key: str) -> None:
         """What was seen is out of date, or nobody asks any more."""
         self._sights.pop(key, None)

@@ -224,7 +224,14 @@ def _started(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(lease, Deed.FORBID_REQUEUE)
     if (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:
         return Step(lease, Deed.FAIL_NODE)
-    return Step(lease, wake_s=times.soon_s if job.state is JobState.LEAVING else times.poll_s)
+    if job.state is JobState.LEAVING:
+        return Step(lease, wake_s=times.soon_s)
+    return Step(lease, wake_s=times.running_s if _would_be_told(facts) else times.poll_s)
+
+
+def _would_be_told(facts: Facts) -> bool:
+    """True if the host is there to pass on what the guest says of the run's end, and has nothing of the kind yet."""
+    return facts.linked and facts.host_known and facts.vm is not None and not facts.vm.ended
 
 
 def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:

@@ -142,6 +142,9 @@ class Times:
     """How long a job that was sent to its VM may stay in the queue."""
     soon_s: float = 0.1
     poll_s: float = 1.0
+    running_s: float = 6.0
+    """How often the LRMS is asked about a job in a VM whose guest is heard, which tells by itself when it ends. Half as
+    much again may pass between two looks, which must be less than a requeued job waits in the queue: 10 s."""
     retry_s: float = 15.0
     """How long a job stays away after its VM failed; doubles with each failure of the same job."""
     longest_retry_s: float = 600.0

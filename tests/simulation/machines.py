@@ -323,8 +323,10 @@ class Guest:
         return next((program for program in self.programs.values() if program.job == job), None)
 
     def kill(self, program: Program) -> None:
-        """The LRMS ends these processes."""
+        """The LRMS ends these processes, and the node's epilog tells of it."""
         self.programs.pop(program.number, None)
+        if program.started_at is not None:
+            self._live(self._say, f"finished {self.boot_id} {program.words} 143")
         if program.end is not None and program.end.active():
             program.end.cancel()
 

@@ -29,6 +29,8 @@ class Lrms(ConfigStruct, frozen=True):
     commands: AbsolutePath | None = None
     """Directory of the LRMS's commands; None: they are found on the PATH."""
     poll_s: Seconds = 1.0
+    running_s: Annotated[float, Meta(ge=0.1, le=15, description="seconds")] = 6.0
+    """How often the LRMS is asked about a job that runs in its VM, if that is less often than `poll_s`."""
     timeout_s: Seconds = 10.0
     restart_grace_s: Annotated[float, Meta(ge=0, le=600, description="seconds")] = 45.0
     """How long after its start no job is sent to a VM that was caught since. 0: no such pause."""

@@ -12,7 +12,8 @@ from typing import Any
 from twisted.internet import reactor as installed
 from twisted.internet.task import LoopingCall
 
-from bait.core import RENEW_EVERY_S, VOUCH_EVERY_S
+from bait.core import RENEW_EVERY_S
+from bait.rules.lease import Times
 from protocol.ids import LeaseId, RequestId
 from protocol.link import BaitEnd
 from protocol.messages import BaitInventory, HostInventory, Renew, SrvMsg
@@ -31,14 +32,14 @@ class Bait:
         self.link = BaitEnd(reactor, files, f"127.0.0.1:{port}", BAIT, 1, HOST, self)
         self.link.start()
         LoopingCall(self.renew).start(RENEW_EVERY_S, now=False)
-        LoopingCall(self.vouch).start(VOUCH_EVERY_S, now=False)
+        LoopingCall(self.vouch).start(Times().running_s, now=False)
 
     def renew(self) -> None:
         """As bait.core does."""
         self.link.send(BaitInventory(leases=self.leases))
 
     def vouch(self) -> None:
-        """As bait.core does."""
+        """As bait.vouching does."""
         self.link.send(Renew(id=RequestId("0" * 32), leases=self.leases))
 
     def connected(self, peer: str, epoch: int, resumed: bool) -> None:

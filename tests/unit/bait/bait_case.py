@@ -18,6 +18,7 @@ from protocol.ids import Generation, RequestId
 from protocol.messages import (
     Bind,
     Bound,
+    Finished,
     FromBait,
     FromHost,
     Granted,
@@ -136,6 +137,11 @@ class BaitCase:
         """The gate lets the run start."""
         run = self.lease.target
         self.hear(Started(lease=self.lease.lease, generation=Generation(1), run=run, boot_id=BOOT))  # type: ignore[arg-type]
+
+    def finished(self, status: int = 0) -> None:
+        """The guest has said that the run is over."""
+        lease = self.lease
+        self.hear(Finished(lease=lease.lease, generation=Generation(1), run=lease.target, status=status))
 
     def released(self) -> None:
         """The host confirms the release it was asked for."""

@@ -54,6 +54,7 @@ def test_a_job_is_asked_for_parked_sent_followed_and_released(case: BaitCase) ->
     job = running(case)
     assert case.lrms.all_jobs[job].starts == [("bait1", 0), (VM, 1)]
     case.lrms.exits(job, 0)
+    case.finished()
     case.run(2)
     assert VM not in case.lrms.all_nodes
     case.released()
@@ -220,7 +221,7 @@ def test_a_job_is_gone_only_after_two_looks_without_it(case: BaitCase) -> None:
 
 def test_an_lrms_that_is_away_is_no_reason_for_anything(case: BaitCase) -> None:
     running(case)
-    case.lrms.away = True
+    case.lrms.away, case.sent = True, []
     case.hear(VmLost(lease=case.lease.lease, generation=Generation(1), code=Code.VM_DIED, text="the VM died"))
     case.run(30)
     assert case.lease.phase is Phase.STARTED
@@ -239,6 +240,7 @@ def test_a_refused_deed_is_not_repeated_at_full_speed(case: BaitCase) -> None:
 def test_leases_that_are_over_stay_readable(case: BaitCase) -> None:
     job = running(case)
     case.lrms.exits(job, 0)
+    case.finished()
     case.run(2)
     case.released()
     assert [lease.run.job for lease in case.follower.past] == [job]

@@ -226,8 +226,16 @@ def test_a_started_run_is_followed_to_its_end() -> None:
     running = sent(state=JobState.RUNNING, node=VM)
     lease = step(ready(phase=Phase.RELEASED), vm=STARTED, job=running).lease
     assert lease.phase is Phase.STARTED
-    assert step(lease, vm=STARTED, job=running) == Step(lease, wake_s=TIMES.poll_s)
+    assert step(lease, vm=STARTED, job=running) == Step(lease, wake_s=TIMES.running_s)
     assert step(lease, vm=STARTED, job=sent(state=JobState.ENDED, word="COMPLETED")).lease.phase is Phase.ENDED
+
+
+def test_a_run_whose_end_nobody_would_tell_is_looked_at_often() -> None:
+    running, lease = sent(state=JobState.RUNNING, node=VM), ready(phase=Phase.STARTED)
+    assert step(lease, vm=AT_ITS_END, job=running) == Step(lease, wake_s=TIMES.poll_s)
+    for blind in ({"linked": False, "host_known": False}, {"host_known": False}):
+        assert step(lease, vm=STARTED, job=running, **blind) == Step(lease, wake_s=TIMES.poll_s)
+    assert step(lease, vm=STARTED, job=sent(state=JobState.LEAVING, node=VM)) == Step(lease, wake_s=TIMES.soon_s)
 
 
 def test_a_vm_the_host_adopted_is_not_taken_for_one_in_which_the_run_started() -> None:
