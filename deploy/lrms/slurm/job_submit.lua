@@ -4,6 +4,7 @@
   * A job for a bait partition must be a batch job on one node: an interactive job has no script that could move.
   * `sbatch --get-user-env` and `--export=NONE` make slurmd run the user's login shell on the bait, outside of the job and
     before any hook. The request is taken off here and left for the VM's starter (WNOD_GET_USER_ENV=1).
+  * Slurm calls `--dependency=afternotok:JOB` fulfilled as soon as JOB is parked: a parked job is in state SPECIAL_EXIT.
 
   Edit the two settings below. A site that has a job_submit.lua calls wnod_submit and wnod_modify from its own functions.
 ]]
@@ -29,6 +30,13 @@ local function names_vm_partition(names)
   return false
 end
 
+local function names_bait_partition(names)
+  for name in each_partition(names) do
+    if wnod_bait_partitions[name] then return true end
+  end
+  return false
+end
+
 local function is_bait_job(desc, partitions)
   local names = desc.partition
   if names == nil or names == "" then
@@ -36,10 +44,7 @@ local function is_bait_job(desc, partitions)
       if partition.flag_default == 1 then names = name end
     end
   end
-  for name in each_partition(names) do
-    if wnod_bait_partitions[name] then return true end
-  end
-  return false
+  return names_bait_partition(names)
 end
 
 local function trusted(uid)
@@ -64,6 +69,15 @@ local function postpone_login_environment(desc)
   end
 end
 
+local function waits_for_a_failure(desc)
+  return string.find(desc.dependency or "", "afternotok", 1, true) ~= nil
+end
+
+local function refuse_dependency()
+  return refuse("Slurm takes a job that waits for its VM for one that has failed, so afternotok would not wait: use afterany, "
+    .. "and let the job look how the other one ended (scontrol show job)")
+end
+
 -- What the bait has settled with the VM; the user may still change comment, time limit, begin time and the like.
 local function changes_binding(desc)
   return desc.partition ~= nil or desc.req_nodes ~= nil or desc.exc_nodes ~= nil or desc.features ~= nil
@@ -81,6 +95,7 @@ function wnod_submit(desc, partitions, uid)
   if nodes ~= nil and nodes ~= UNSET32 and nodes > 1 then
     return refuse("a job here runs in one virtual machine: ask for one node (-N 1), not " .. nodes)
   end
+  if waits_for_a_failure(desc) then return refuse_dependency() end
   postpone_login_environment(desc)
   return slurm.SUCCESS
 end
@@ -93,6 +108,7 @@ function wnod_modify(desc, job, partitions, uid)
   if job ~= nil and names_vm_partition(job.partition) and changes_binding(desc) then
     return refuse("this job is bound to a virtual machine: cancel it, or wait for its end")
   end
+  if job ~= nil and names_bait_partition(job.partition) and waits_for_a_failure(desc) then return refuse_dependency() end
   return slurm.SUCCESS
 end
 

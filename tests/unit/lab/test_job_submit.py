@@ -45,6 +45,7 @@ def modify(desc: str, job: str, uid: int = 7701) -> str:
         '{ script = "#!/bin/sh", min_nodes = 1 }',
         '{ script = "#!/bin/sh", min_nodes = 0xfffffffe }',
         '{ partition = "plain", min_nodes = 4 }',
+        '{ script = "#!/bin/sh", dependency = "afterok:3:4,afterany:5" }',
     ],
 )
 def test_accepts(desc: str) -> None:
@@ -59,6 +60,7 @@ def test_accepts(desc: str) -> None:
         ('{ partition = "batch" }', "use sbatch"),
         ("{}", "use sbatch"),
         ('{ script = "x", min_nodes = 2 }', "-N 1"),
+        ('{ script = "x", dependency = "afterok:3?afternotok:3" }', "afterany"),
     ],
 )
 def test_refuses_with_a_remedy(desc: str, remedy: str) -> None:
@@ -94,3 +96,9 @@ def test_a_bound_job_may_change_otherwise(change: str) -> None:
 
 def test_an_unbound_job_may_change_its_features() -> None:
     assert modify('{ features = "debian12-sci" }', '{ partition = "batch" }') == "0"
+
+
+def test_a_job_cannot_be_made_to_wait_for_a_failure_later() -> None:
+    """A parked job is in SPECIAL_EXIT, which Slurm counts as failed: afternotok would be fulfilled at once."""
+    assert modify('{ dependency = "afternotok:3" }', '{ partition = "batch" }') == "-1"
+    assert modify('{ dependency = "afterok:3" }', '{ partition = "batch" }') == "0"
