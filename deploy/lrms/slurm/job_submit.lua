@@ -4,6 +4,7 @@
   * A job for a bait partition must be a batch job on one node: an interactive job has no script that could move.
   * `sbatch --get-user-env` and `--export=NONE` make slurmd run the user's login shell on the bait, outside of the job and
     before any hook. The request is taken off here and left for the VM's starter (WNOD_GET_USER_ENV=1).
+  * A job that is submitted inside a job begins at restart count 0 all the same.
   * Slurm calls `--dependency=afternotok:JOB` fulfilled as soon as JOB is parked: a parked job is in state SPECIAL_EXIT.
 
   Edit the two settings below. A site that has a job_submit.lua calls wnod_submit and wnod_modify from its own functions.
@@ -78,6 +79,13 @@ local function refuse_dependency()
     .. "and let the job look how the other one ended (scontrol show job)")
 end
 
+-- A job that is submitted inside another brings that one's count along. The starter would take it for its own, which no
+-- bait believes, and the job would go back to the queue for two minutes. From the first requeue on Slurm writes its own.
+local function forget_restarts(desc)
+  local environment = desc.environment
+  if environment ~= nil and environment["SLURM_RESTART_COUNT"] ~= nil then environment["SLURM_RESTART_COUNT"] = "0" end
+end
+
 -- What the bait has settled with the VM; the user may still change comment, time limit, begin time and the like.
 local function changes_binding(desc)
   return desc.partition ~= nil or desc.req_nodes ~= nil or desc.exc_nodes ~= nil or desc.features ~= nil
@@ -97,6 +105,7 @@ function wnod_submit(desc, partitions, uid)
   end
   if waits_for_a_failure(desc) then return refuse_dependency() end
   postpone_login_environment(desc)
+  forget_restarts(desc)
   return slurm.SUCCESS
 end
 

@@ -84,6 +84,16 @@ def test_login_environment_waits_for_the_vm() -> None:
     assert printed[0].split() == ["0", "1", "/home/alice"]
 
 
+def test_a_job_submitted_inside_a_job_does_not_inherit_its_restart_count() -> None:
+    """The starter reads it there, and the bait hands back a run that Slurm does not have: two minutes for nothing."""
+    printed = lua(
+        f'd = {{ script = "x", environment = {{ SLURM_RESTART_COUNT = "1" }} }} slurm_job_submit(d, {PARTITIONS}, 7701)'
+        f'e = {{ script = "x", environment = {{}} }} slurm_job_submit(e, {PARTITIONS}, 7701)'
+        "print(d.environment.SLURM_RESTART_COUNT, e.environment.SLURM_RESTART_COUNT)"
+    )
+    assert printed[0].split() == ["0", "nil"]
+
+
 @pytest.mark.parametrize("change", ['partition = "batch"', 'req_nodes = ""', 'features = "x"', 'exc_nodes = "vm1"'])
 def test_a_bound_job_keeps_its_place(change: str) -> None:
     assert modify(f"{{ {change} }}", '{ partition = "vwn" }') == "-1"
