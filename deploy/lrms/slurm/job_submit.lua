@@ -117,6 +117,10 @@ function wnod_modify(desc, job, partitions, uid)
   if job ~= nil and names_vm_partition(job.partition) and changes_binding(desc) then
     return refuse("this job is bound to a virtual machine: cancel it, or wait for its end")
   end
+  -- What wnod_submit looks at cannot be asked for any more: whether the login shell would run, of all things.
+  if job ~= nil and names_bait_partition(desc.partition) and not names_bait_partition(job.partition) then
+    return refuse("a job of another partition cannot be moved into one of virtual machines: submit it there")
+  end
   if job ~= nil and names_bait_partition(job.partition) and waits_for_a_failure(desc) then return refuse_dependency() end
   return slurm.SUCCESS
 end

@@ -112,3 +112,12 @@ def test_a_job_cannot_be_made_to_wait_for_a_failure_later() -> None:
     """A parked job is in SPECIAL_EXIT, which Slurm counts as failed: afternotok would be fulfilled at once."""
     assert modify('{ dependency = "afternotok:3" }', '{ partition = "batch" }') == "-1"
     assert modify('{ dependency = "afterok:3" }', '{ partition = "batch" }') == "0"
+
+
+def test_a_job_that_submit_never_looked_at_cannot_come_to_a_bait() -> None:
+    """Submitted elsewhere with --export=NONE and moved, it had its user's login shell run on the bait."""
+    assert modify('{ partition = "batch" }', '{ partition = "plain" }') == "-1"
+    assert modify('{ partition = "plain,batch" }', '{ partition = "plain" }') == "-1"
+    assert modify('{ partition = "batch" }', '{ partition = "batch" }') == "0"
+    assert modify('{ partition = "plain" }', '{ partition = "batch" }') == "0"
+    assert modify('{ partition = "batch" }', '{ partition = "plain" }', 0) == "0"
