@@ -40,6 +40,8 @@ PARKED_WORDS = frozenset({"SPECIAL_EXIT", "REQUEUE_HOLD"})
 """The states in which Slurm, not the user, put the hold on."""
 _HAND_BACK = 198
 """The starter's exit code for "back to the queue". A job whose node fails shows the code of its run before: a park."""
+HOLD_MARK = "[wnod-hold]"
+"""job_submit.lua begins the comment of a parked job with it that somebody holds: Slurm itself shows no difference."""
 REFUSED_NOTE = "wnod: refused:"
 """How the note of a job that we refused begins: its hold is ours too."""
 
@@ -180,7 +182,7 @@ def _job(record: dict[str, str], cluster: str) -> JobView:
         owner=int(record["UserID"]),
         user=record["UserName"],
         state=state,
-        word=record["State"],
+        word="PENDING" if _is_held_besides(record) else record["State"],
         held=state is JobState.PENDING and int(record["PriorityLong"]) == 0,
         node=(record["NodeList"] or None) if state is JobState.RUNNING else None,
         partition=record["Partition"],
@@ -199,6 +201,11 @@ def _job(record: dict[str, str], cluster: str) -> JobView:
         signal=code & 127 if ended else None,
         gave_back=state is JobState.PENDING and code == _HAND_BACK << 8,
     )
+
+
+def _is_held_besides(record: dict[str, str]) -> bool:
+    """By somebody, who has to release it himself: not only by Slurm for our exit code."""
+    return record["State"] in PARKED_WORDS and record["Comment"].startswith(HOLD_MARK)
 
 
 def _run(record: dict[str, str], cluster: str) -> Run:

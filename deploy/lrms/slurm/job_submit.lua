@@ -5,6 +5,7 @@
   * `sbatch --get-user-env` and `--export=NONE` make slurmd run the user's login shell on the bait, outside of the job and
     before any hook. The request is taken off here and left for the VM's starter (WNOD_GET_USER_ENV=1).
   * A job that is submitted inside a job begins at restart count 0 all the same.
+  * A hold on a parked job, which is held already, is marked in its comment, or the bait could not know it from its own.
   * Slurm calls `--dependency=afternotok:JOB` fulfilled as soon as JOB is parked: a parked job is in state SPECIAL_EXIT.
 
   Edit the two settings below. A site that has a job_submit.lua calls wnod_submit and wnod_modify from its own functions.
@@ -14,6 +15,7 @@ wnod_vm_partition = "vwn"
 wnod_bait_partitions = { batch = true }
 
 local UNSET32 = 0xfffffffe -- Slurm's NO_VAL: the user said nothing
+local HOLD_MARK = "[wnod-hold]" -- as in bait/lrms/slurm_parse.py
 
 local function refuse(text)
   slurm.log_user("wnod: " .. text)
@@ -86,7 +88,25 @@ local function forget_restarts(desc)
   if environment ~= nil and environment["SLURM_RESTART_COUNT"] ~= nil then environment["SLURM_RESTART_COUNT"] = "0" end
 end
 
--- What the bait has settled with the VM; the user may still change comment, time limit, begin time and the like.
+-- By its bait, which puts its note on the job before.
+local function is_parked(job)
+  return job ~= nil and job.priority == 0 and string.find(job.admin_comment or "", "^wnod:lease=") ~= nil
+end
+
+-- Slurm shows no difference between a parked job and one that somebody has held besides: it would start all the same.
+local function mark_hold(desc, job)
+  if job == nil or desc.priority == nil or desc.priority == UNSET32 then return end
+  local rest = job.comment or ""
+  local marked = string.sub(rest, 1, #HOLD_MARK) == HOLD_MARK
+  if marked then rest = string.gsub(string.sub(rest, #HOLD_MARK + 1), "^ ", "") end
+  if desc.priority == 0 and is_parked(job) then
+    desc.comment = rest == "" and HOLD_MARK or HOLD_MARK .. " " .. rest
+  elseif desc.priority ~= 0 and marked then
+    desc.comment = rest
+  end
+end
+
+-- What the bait has settled with the VM; the user may still change comment, time limit, name and the like.
 local function changes_binding(desc)
   return desc.partition ~= nil or desc.req_nodes ~= nil or desc.exc_nodes ~= nil or desc.features ~= nil
 end
@@ -110,12 +130,16 @@ function wnod_submit(desc, partitions, uid)
 end
 
 function wnod_modify(desc, job, partitions, uid)
+  mark_hold(desc, job)
   if trusted(uid) then return slurm.SUCCESS end
   if names_vm_partition(desc.partition) then
     return refuse("partition " .. wnod_vm_partition .. " is not for users")
   end
   if job ~= nil and names_vm_partition(job.partition) and changes_binding(desc) then
     return refuse("this job is bound to a virtual machine: cancel it, or wait for its end")
+  end
+  if is_parked(job) and desc.begin_time ~= nil and desc.begin_time ~= 0 then
+    return refuse("this job is on its way to its virtual machine and starts at once: hold it, and set the time later")
   end
   -- What wnod_submit looks at cannot be asked for any more: whether the login shell would run, of all things.
   if job ~= nil and names_bait_partition(desc.partition) and not names_bait_partition(job.partition) then

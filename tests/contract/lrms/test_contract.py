@@ -137,6 +137,21 @@ async def test_the_users_own_hold_stays(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_users_hold_of_a_parked_job_stays_until_he_releases_it(world: World) -> None:
+    run = await intercepted(world)
+    await world.lrms.make_requeueable(run, "wnod:lease=0123:home=batch:requeue=1")
+    await world.exits(run.job, 199)
+    run = (await seen(world, run.job, state=JobState.PENDING, held=True)).run
+    world.hold(run.job)
+    with pytest.raises(LrmsRefused):
+        await world.lrms.send(run, BAIT, SHAPE, NOTE)
+    await world.lrms.give_back(run, HOME, "")
+    assert (await world.lrms.jobs([run.job]))[run.job].held
+    world.release(run.job)
+    assert not (await world.lrms.jobs([run.job]))[run.job].held
+
+
+@pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("home", [Home("batch", requeue=True), HOME, OWN], ids=["no VM", "a VM", "known"])
 @pytest.mark.parametrize("code", [198, 199])
 async def test_a_job_that_was_never_sent_keeps_its_own_required_nodes(world: World, code: int, home: Home) -> None:

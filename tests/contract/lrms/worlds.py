@@ -98,6 +98,9 @@ class FakeWorld:
     def stop_vm(self) -> None:
         self.fake.all_nodes[VM].up = False
 
+    def release(self, job: str) -> None:
+        self.fake.release(job)
+
     def hold(self, job: str) -> None:
         self.fake.hold(job)
 

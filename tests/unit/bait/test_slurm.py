@@ -170,6 +170,15 @@ class SlurmTests(SynchronousTestCase):
         self.done(lambda: self.slurm.give_back(RUN, HOME, ""))
         assert [argv[0] for argv in self.commands.acts()] == ["update"]
 
+    def test_a_users_hold_on_a_parked_job_is_left_alone(self) -> None:
+        """Slurm shows a parked job no differently when its user holds it: job_submit.lua marks it in the comment."""
+        self.commands.jobs = job(State="SPECIAL_EXIT", PriorityLong="0", Comment="[wnod-hold] mine [wnod: the VM]")
+        assert "held" in self.refused(self.send)
+        self.done(lambda: self.slurm.give_back(RUN, HOME, ""))
+        assert [argv[0] for argv in self.commands.acts()] == ["update"]
+        self.done(lambda: self.slurm.tell(RUN, "back in the queue"))
+        assert "Comment=[wnod-hold] mine [wnod: back in the queue]" in self.commands.acts()[-1]
+
     def test_a_refused_job_is_held_before_anything_else(self) -> None:
         self.commands.jobs = job(State="PENDING", PriorityLong="77")
         self.done(lambda: self.slurm.refuse(RUN, HOME, "no such environment"))

@@ -121,3 +121,35 @@ def test_a_job_that_submit_never_looked_at_cannot_come_to_a_bait() -> None:
     assert modify('{ partition = "batch" }', '{ partition = "batch" }') == "0"
     assert modify('{ partition = "plain" }', '{ partition = "batch" }') == "0"
     assert modify('{ partition = "batch" }', '{ partition = "plain" }', 0) == "0"
+
+
+PARKED = 'priority = 0, admin_comment = "wnod:lease=1f:home=batch"'
+
+
+@pytest.mark.parametrize(
+    ("change", "job", "comment"),
+    [
+        ("priority = 0", f"{PARKED}", "[wnod-hold]"),
+        ("priority = 0", f'{PARKED}, comment = "mine"', "[wnod-hold] mine"),
+        ("priority = 0", f'{PARKED}, comment = "[wnod-hold] mine"', "[wnod-hold] mine"),
+        ("priority = 0xffffffff", f'{PARKED}, comment = "[wnod-hold] mine"', "mine"),
+        ("priority = 0xffffffff", 'priority = 0, comment = "[wnod-hold]"', ""),
+        ("priority = 0xffffffff", f'{PARKED}, comment = "mine"', "nil"),
+        ("priority = 0xfffffffe", f'{PARKED}, comment = "mine"', "nil"),
+        ("priority = 0", 'priority = 9, admin_comment = "wnod:lease=1f"', "nil"),
+        ("priority = 0", "priority = 0", "nil"),
+    ],
+)
+@pytest.mark.parametrize("uid", [7701, 0])
+def test_a_hold_on_a_parked_job_is_marked_until_somebody_releases_it(
+    change: str, job: str, comment: str, uid: int
+) -> None:
+    program = f"d = {{ {change} }} slurm_job_modify(d, {{ {job} }}, {PARTITIONS}, {uid}) print(d.comment)"
+    assert lua(program) == [comment]
+
+
+def test_a_parked_job_cannot_be_put_off() -> None:
+    """The bait, which has to say when it may start, would overwrite it without a word."""
+    assert modify("{ begin_time = 1796056104 }", f"{{ {PARKED} }}") == "-1"
+    assert modify("{ begin_time = 0, time_limit = 5 }", f"{{ {PARKED} }}") == "0"
+    assert modify("{ begin_time = 1796056104 }", '{ partition = "batch", priority = 9 }') == "0"
