@@ -10,7 +10,7 @@ from wnod.config.mistakes import Complaint
 from wnod.config.words import AbsolutePath, Address, ConfigStruct, LrmsWord, RuntimePath, Seconds, TlsFiles
 
 _MATCHERS = ("partition", "account", "user")
-_GIVEN = ("environment", "cpus", "memory_mib", "disk_mib", "time_limit_s")
+_GIVEN = ("environment", "cpus", "memory_mib", "disk_mib")
 
 
 class PeerHost(ConfigStruct, frozen=True):
@@ -46,7 +46,6 @@ class Rule(ConfigStruct, frozen=True):
     cpus: Annotated[int, Meta(ge=1, le=4096)] | None = None
     memory_mib: Annotated[int, Meta(ge=64, le=2**26)] | None = None
     disk_mib: Annotated[int, Meta(ge=16, le=2**31)] | None = None
-    time_limit_s: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
 
     @staticmethod
     def complaints(fields: Mapping[str, Any]) -> Iterator[Complaint]:

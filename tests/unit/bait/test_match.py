@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from bait.rules.match import Impossible, Wanted, match
 from protocol.ids import EnvironmentName, Shape
@@ -32,6 +32,14 @@ def impossible(offers: dict[EnvironmentName, Offer], rules: tuple[Rule, ...] = (
 
 def test_a_job_that_says_nothing_gets_the_only_environment_and_its_usual_shape() -> None:
     assert wanted(ONE) == Wanted(DEBIAN, ONE[DEBIAN].usual)
+
+
+@pytest.mark.parametrize("field", sorted({f.name for f in fields(Rule)} - {"partition", "account", "user"}))
+def test_whatever_a_rule_can_give_a_job_gets(field: str) -> None:
+    """`time_limit_s` could be configured, and nothing ever looked at it."""
+    given = ROCKY if field == "environment" else 1000
+    rules = (Rule(**{field: given}), Rule(environment=DEBIAN))
+    assert wanted(TWO, rules) != wanted(TWO, rules[1:])
 
 
 def test_a_job_that_says_nothing_among_several_environments_is_told_their_names() -> None:
