@@ -311,6 +311,7 @@ class Keeper:
         now = renewed = self.clock.seconds()
         latest = self.vms.get(generation)
         if latest is not None:
+            self._note_going_on(latest, domain)
             self.seen[generation] = domain
             self._note_trouble(latest, shown)
             renewed = self._renewed.get(latest.lease, now)
@@ -330,6 +331,16 @@ class Keeper:
             may_come=may_come,
             able=self.able(),
         )
+
+    def _note_going_on(self, vm: Vm, domain: DomainState | None) -> None:
+        """Also one that QEMU stopped at a full disk, or somebody with virsh: its guest's clock stood still, too."""
+        if (
+            vm.phase is VmPhase.STARTED
+            and domain is DomainState.RUNNING
+            and self.seen.get(vm.generation) is DomainState.PAUSED
+        ):
+            self._late.add(vm.generation)
+            self.tell_time(vm)
 
     def _note_trouble(self, vm: Vm, shown: Domain | None) -> None:
         text = shown.reason if shown is not None and shown.state is DomainState.PAUSED else ""
