@@ -146,6 +146,8 @@ class Service:
         assert self._daemon is not None
         try:
             self._daemon.reload()
+        except ConfigMistakes as mistakes:
+            _log.error("reload failed, going on as before: {mistakes}", mistakes=str(mistakes))
         except Exception:
             _log.failure("reload failed: going on as before")
 

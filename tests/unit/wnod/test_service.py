@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from wnod.config.mistakes import ConfigMistakes, Mistake
 from wnod.notify import Notify
 from wnod.service import FAILED, OK, SETTLED_S, STOP_LIMIT_S, YOUNG, Service
 
@@ -35,7 +37,7 @@ class FakeDaemon:
         self.starting: Deferred[None] = Deferred()
         self.stopping: Deferred[None] = Deferred()
         self.events: list[str] = []
-        self.broken = False
+        self.broken: Exception | None = None
 
     async def start(self) -> None:
         self.events.append("start")
@@ -50,7 +52,7 @@ class FakeDaemon:
     def reload(self) -> None:
         self.events.append("reload")
         if self.broken:
-            raise ValueError("no such file")
+            raise self.broken
 
 
 class ServiceTests(SynchronousTestCase):
@@ -134,11 +136,21 @@ class ServiceTests(SynchronousTestCase):
 
     def test_a_failing_reload_changes_nothing(self) -> None:
         self.daemon.starting.callback(None)
-        self.daemon.broken = True
+        self.daemon.broken = ValueError("no such file")
         self.service.hang_up()
         assert self.daemon.events[-1] == "reload"
         assert len(self.flushLoggedErrors(ValueError)) == 1
         assert not self.reactor.hasStopped
+
+    def test_a_reload_of_a_wrong_file_says_what_to_mend_and_shows_no_code(self) -> None:
+        self.daemon.starting.callback(None)
+        told: list[str | None] = []
+        globalLogPublisher.addObserver(observer := lambda event: told.append(formatEvent(event)))
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.daemon.broken = ConfigMistakes([Mistake("/c.yaml", 3, "a.b", "'two'", "expected a number", "mend it")])
+        self.service.hang_up()
+        assert told == ["reload failed, going on as before: /c.yaml:3: a.b: 'two': expected a number; mend it"]
+        assert self.flushLoggedErrors(ConfigMistakes) == []
 
 
 class WatchdogTests(SynchronousTestCase):
