@@ -43,6 +43,7 @@ def record(vm: VmStatus, job: JobView | None, now: float) -> Lease:
         partition=home.partition,
         requeue=home.requeue,
         required_nodes=home.required_nodes,
+        reservation=home.reservation,
         phase=_phase(vm, job),
         since=now,
         vm=vm.vm,

@@ -104,6 +104,7 @@ class Interception:
             partition=job.partition,
             requeue=job.requeue and not note.forbids_requeue(job.note),
             required_nodes=job.required_nodes,
+            reservation=job.reservation,
             phase=Phase.REQUESTED if possible else Phase.REFUSING,
             text="" if isinstance(wanted, Wanted) else wanted.text,
             since=now,

@@ -64,6 +64,8 @@ class JobView:
     signal: int | None = None
     gave_back: bool = False
     """It waits because its last run ended with the code by which a starter hands a job back (Slurm: RequeueExit)."""
+    reservation: str = ""
+    """The reservation its user asked for. It is one of baits' nodes: no VM's node is in it."""
 
 
 class NodeState(enum.StrEnum):
@@ -98,6 +100,8 @@ class Home:
     """The nodes its user asked for, as `JobView` showed them before it was sent."""
     vm: str = ""
     """The node that `send` names, if there was a VM: required nodes with it among them are ours, others are not."""
+    reservation: str = ""
+    """As `JobView` showed it before the job was sent."""
 
 
 class Lrms(Protocol):
@@ -131,17 +135,18 @@ class Lrms(Protocol):
 
     async def send(self, run: Run, node: str, shape: Shape, note: str) -> None:
         """Target the parked job at the VM's node, then release it (retarget + release). It stays requeueable: a node
-        that fails before the job has started must not end it."""
+        that fails before the job has started must not end it. Its reservation, which let it onto the bait, is taken
+        off: the VM's node is in none."""
 
     async def forbid_requeue(self, run: Run) -> None:
         """The user's wish for no requeue holds again, because his job has started."""
 
     async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
-        """Undo all we did: its own required nodes, home partition (each unless somebody has changed it since), eligible
-        in `delay_s` seconds, released if held by us (R11, R12). Ours is a hold that the LRMS set for an exit code or
-        that `refuse` set, not a human's. At home, where baits are, it stays requeueable, and the note says what its
-        user wished; elsewhere the wish holds again. If the LRMS does not know its own nodes any more, it may run on
-        any, and the note says so: it must not be stuck on a VM's node."""
+        """Undo all we did: its own required nodes and reservation, home partition (each unless somebody has changed it
+        since), eligible in `delay_s` seconds, released if held by us (R11, R12). Ours is a hold that the LRMS set for
+        an exit code or that `refuse` set, not a human's. At home, where baits are, it stays requeueable, and the note
+        says what its user wished; elsewhere the wish holds again. If the LRMS does not know its own nodes or its
+        reservation any more, it may run on any, and the note says so: it must not be stuck on a VM's node."""
 
     async def refuse(self, run: Run, home: Home, text: str) -> None:
         """Leave the job held such that its user sees `text`, can change the job and can release it himself. What we

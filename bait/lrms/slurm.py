@@ -102,7 +102,7 @@ class Slurm:
         _must_be_ours(view)
         job = parse.job_id(run)
         if not (there and view.requeue and view.note == commands.note_line(note)):
-            await self._act(commands.target(job, self._vm_partition, node, note))
+            await self._act(commands.target(job, self._vm_partition, node, note, bool(view.reservation)))
         if view.held:
             await self._act(commands.release(job))
 
@@ -132,16 +132,19 @@ class Slurm:
         await self._untarget(view, replace(home, partition=self._belongs(view, home)), note, 0, words)
 
     async def _untarget(self, view: JobView, home: Home, note: str, delay_s: int, *more: str) -> None:
-        """Its own required nodes in place of our VM's. Slurm refuses nodes that it does not know any more, and then
-        has changed nothing: better anywhere than stuck on a VM that is gone."""
+        """Its own required nodes in place of our VM's, and its reservation. Slurm refuses what it does not know any
+        more, and then has changed nothing: better anywhere than stuck on a VM that is gone."""
         job, own = parse.job_id(view.run), home.required_nodes if self._is_aimed(view, home) else None
         try:
             await self._act((*commands.untarget(job, home, own, note, delay_s), *more))
         except LrmsRefused as error:
-            if not own or not commands.no_such_node(str(error)):
+            if own and commands.no_such_node(str(error)):
+                home, words = replace(home, required_nodes=()), f"its required nodes are gone: {','.join(own)}"
+            elif home.reservation and commands.no_such_reservation(str(error)):
+                home, words = replace(home, reservation=""), f"its reservation is gone: {home.reservation}"
+            else:
                 raise
-            words = f"{note}; its required nodes are gone: {','.join(own)}"
-            await self._act((*commands.untarget(job, home, (), words, delay_s), *more))
+            await self._untarget(view, home, f"{note}; {words}", delay_s, *more)
 
     def _is_aimed(self, view: JobView, home: Home) -> bool:
         """True if the job's required nodes are our doing. A note of an older release does not say which VM it was."""

@@ -31,6 +31,7 @@ _AWAY = (
 _BACK_S = 10
 _NO_SUCH_JOB = "invalid job id specified"
 _NO_SUCH_NODE = "invalid node name specified"
+_NO_SUCH_RESERVATION = "requested reservation is invalid"
 
 
 SHOW_CONFIG: Argv = ("scontrol", "show", "config")
@@ -54,15 +55,18 @@ def sinfo(mark: str, partition: str | None = None) -> Argv:
     return ("sinfo", "-h", *which, "-N", "-O", columns(NODE_FIELDS, mark))
 
 
-def target(job: str, partition: str, node: str, note: str) -> Argv:
-    """Point a parked job at its VM. Without StartTime a requeued job waits two minutes."""
+def target(job: str, partition: str, node: str, note: str, is_reserved: bool = False) -> Argv:
+    """Point a parked job at its VM. Without StartTime a requeued job waits two minutes, in a reservation for ever."""
     place = (f"Partition={partition}", f"ReqNodeList={checked_node(node)}", "StartTime=now")
-    return (*_update(job), *place, "Requeue=1", f"AdminComment={note_line(note)}")
+    free = ("ReservationName=",) if is_reserved else ()
+    return (*_update(job), *place, *free, "Requeue=1", f"AdminComment={note_line(note)}")
 
 
 def untarget(job: str, home: Home, nodes: Sequence[str] | None, note: str, delay_s: int) -> Argv:
-    """Undo `target`; eligible again after the delay. `nodes`: required from now on; None: those that are stay."""
-    required = () if nodes is None else (f"ReqNodeList={','.join(nodes)}",)
+    """Undo `target`; eligible again after the delay. `nodes`: required from now on; None: those that are stay, and
+    the reservation."""
+    required: Argv = () if nodes is None else (f"ReqNodeList={','.join(nodes)}",)
+    required += (f"ReservationName={home.reservation}",) if nodes is not None and home.reservation else ()
     place = (f"Partition={home.partition}", *required, f"StartTime=now+{max(_BACK_S, delay_s)}")
     return (*_update(job), *place, f"Requeue={int(home.requeue)}", f"AdminComment={note_line(note)}")
 
@@ -158,6 +162,11 @@ def no_such_job(complaint: str) -> bool:
 def no_such_node(complaint: str) -> bool:
     """True if scontrol says positively that the node does not exist."""
     return _NO_SUCH_NODE in complaint.lower() and not _is_away(complaint)
+
+
+def no_such_reservation(complaint: str) -> bool:
+    """True if scontrol says positively that the reservation does not exist, or not for this user."""
+    return _NO_SUCH_RESERVATION in complaint.lower() and not _is_away(complaint)
 
 
 def failure(argv: Sequence[str], complaint: str) -> LrmsUnavailable | LrmsRefused:

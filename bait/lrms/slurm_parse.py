@@ -15,7 +15,7 @@ from protocol.ids import Run
 JOB_FIELDS = (
     "JobArrayID", "UserID", "UserName", "State", "PriorityLong", "RestartCnt", "NodeList", "Partition", "Account",
     "Feature", "NumCPUs", "MinMemory", "tres", "MinTmpDisk", "TimeLimit", "NumNodes", "BatchFlag", "Requeue",
-    "ReqNodes", "admin_comment", "Comment", "exit_code",
+    "ReqNodes", "admin_comment", "Comment", "exit_code", "Reservation",
 )  # fmt: skip
 WAITING_FIELDS = ("JobArrayID", "State", "Partition", "ReqNodes", "admin_comment")
 NODE_FIELDS = ("NodeList", "StateComplete", "Reason")
@@ -200,6 +200,7 @@ def _job(record: dict[str, str], cluster: str) -> JobView:
         exit_code=code >> 8 & 255 if ended else None,
         signal=code & 127 if ended else None,
         gave_back=state is JobState.PENDING and code == _HAND_BACK << 8,
+        reservation=record["Reservation"],
     )
 
 

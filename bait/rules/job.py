@@ -119,8 +119,9 @@ def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     sent = lease.vm in job.required_nodes
     if not job.held:
         return Step(_enter(lease, Phase.RELEASED, facts.now, "released") if sent else _taken_away(lease, facts))
-    if not sent and job.required_nodes != lease.required_nodes:
-        lease = replace(lease, required_nodes=job.required_nodes)  # somebody has changed them: sending loses them
+    if not sent and (job.required_nodes, job.reservation) != (lease.required_nodes, lease.reservation):
+        # Somebody has changed them: sending loses them.
+        lease = replace(lease, required_nodes=job.required_nodes, reservation=job.reservation)
     trouble = _vm_trouble(lease, facts, times)
     if trouble:
         return Step(_failed(lease, facts, trouble, times))

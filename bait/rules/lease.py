@@ -36,6 +36,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     partition: str
     requeue: bool
     required_nodes: tuple[str, ...] = ()
+    reservation: str = ""
     """The job's home, put back when it is given back (R11)."""
     phase: Phase
     since: float
@@ -59,7 +60,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def home(self) -> Home:
         """What `give_back` must restore."""
-        return Home(self.partition, self.requeue, self.required_nodes, self.vm or "")
+        return Home(self.partition, self.requeue, self.required_nodes, self.vm or "", self.reservation)
 
     @property
     def target(self) -> Run:

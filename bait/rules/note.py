@@ -31,8 +31,9 @@ def write(lease: Lease, bait: str, now: float) -> str:
     """The note of a job that is about to be parked, or sent to its VM."""
     home = f"home={lease.partition}:requeue={int(lease.requeue)}"
     nodes = f":nodes={_written(lease.required_nodes)}" if lease.required_nodes else ""
+    reserved = f":resv={quote(lease.reservation, safe='')}" if lease.reservation else ""
     vm = "" if lease.vm is None else f":vm={lease.vm}"
-    return f"{OUR_NOTE}{lease.lease}:{home}{nodes}{vm}:bait={bait}:until={now + PATIENCE_S:.0f}"
+    return f"{OUR_NOTE}{lease.lease}:{home}{nodes}{reserved}{vm}:bait={bait}:until={now + PATIENCE_S:.0f}"
 
 
 def _written(nodes: tuple[str, ...]) -> str:
@@ -50,7 +51,8 @@ def read(note: str) -> Note | None:
     try:
         nodes = words.get("nodes", "")
         known = tuple(unquote(name) for name in nodes.split(",") if name not in ("", _TOO_LONG))
-        home = Home(words["home"], words["requeue"] == "1", known, words.get("vm", ""))
+        reserved = unquote(words.get("resv", ""))
+        home = Home(words["home"], words["requeue"] == "1", known, words.get("vm", ""), reserved)
         until = float(words.get("until", "inf"))
         return Note(words["lease"], home, words.get("bait", ""), until, nodes == _TOO_LONG)
     except (KeyError, ValueError):

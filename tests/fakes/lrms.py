@@ -43,6 +43,7 @@ class FakeJob:
     requeue: bool = True
     batch: bool = True
     required_nodes: tuple[str, ...] = ()
+    reservation: str = ""
     note: str = ""
     comment: str = ""
     told: str = ""
@@ -80,6 +81,7 @@ class FakeJob:
             exit_code=self.exit_code if ended else None,
             signal=0 if ended else None,
             gave_back=self.state is JobState.PENDING and self.exit_code == HAND_BACK,
+            reservation=self.reservation,
         )
 
 
@@ -257,6 +259,7 @@ class FakeLrms:
         if node not in self.all_nodes:
             raise LrmsRefused(f"no node {node}")
         job.partition, job.required_nodes, job.requeue, job.note = self.vm_partition, (node,), True, note
+        job.reservation = ""
         job.eligible_at = self.clock.seconds()
         self._set_word(job, "PENDING", "")
         self._reply()
@@ -420,6 +423,7 @@ class FakeLrms:
         if aimed:
             known = all(name in self.all_nodes for name in home.required_nodes)
             job.required_nodes = home.required_nodes if known else ()
+            job.reservation = home.reservation or job.reservation
             note = note if known else f"{note}; its required nodes are gone: {','.join(home.required_nodes)}"
         job.requeue, job.note = home.requeue, note
         job.eligible_at = self.clock.seconds() + max(10, delay_s)

@@ -137,23 +137,23 @@ def test_a_denied_job_goes_back_for_as_long_as_the_host_says(case: BaitCase) -> 
 
 
 def test_a_sent_job_whose_vm_is_lost_requires_again_what_its_user_required(case: BaitCase) -> None:
-    job = parked(case, required_nodes=(BAIT,))
+    job = parked(case, required_nodes=(BAIT,), reservation="course")
     case.ready()
     case.lrms.stop()
     case.run(1)
     record = case.lrms.all_jobs[job]
-    assert (case.lease.phase, record.required_nodes) == (Phase.RELEASED, (VM,))
+    assert (case.lease.phase, record.required_nodes, record.reservation) == (Phase.RELEASED, (VM,), "")
     later = again(case)  # what is put back is in the journal
     later.link()
     later.hear(VmLost(lease=later.lease.lease, generation=Generation(1), code=Code.VM_DIED, text="it died"))
     later.run(2)
-    assert (record.partition, record.required_nodes) == ("batch", (BAIT,))
+    assert (record.partition, record.required_nodes, record.reservation) == ("batch", (BAIT,), "course")
     later.journal.close()
 
 
 def test_a_record_of_a_release_that_kept_no_required_nodes_is_read() -> None:
     record = msgspec.to_builtins(granted())
-    assert record.pop("required_nodes") == ()
+    assert (record.pop("required_nodes"), record.pop("reservation")) == ((), "")
     assert msgspec.json.decode(msgspec.json.encode(record), type=Lease) == granted()
 
 

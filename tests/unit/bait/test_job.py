@@ -181,6 +181,14 @@ def test_a_job_that_the_lrms_refuses_to_send_is_given_back_after_a_while() -> No
     assert step(held, now=112.1, **seen).lease.phase is Phase.RETURNING
 
 
+def test_a_reservation_that_somebody_chose_while_the_job_was_parked_is_what_is_put_back() -> None:
+    seen = {"job": parked_job(reservation="course"), "vm": BOUND, "node_ready": True, "node": True, "hook": False}
+    sent = step(ready(), **seen)
+    assert (sent.deed, sent.lease.home.reservation) == (Deed.SEND, "course")
+    aimed = {**seen, "job": parked_job(required_nodes=(VM,))}  # the release alone was forgotten
+    assert step(ready(reservation="course"), **aimed).lease.home.reservation == "course"
+
+
 def test_required_nodes_that_somebody_chose_while_the_job_was_parked_are_what_is_put_back() -> None:
     seen = {"job": parked_job(required_nodes=("h2",)), "vm": BOUND, "node_ready": True, "node": True, "hook": False}
     sent = step(ready(required_nodes=("h1",)), **seen)

@@ -39,9 +39,11 @@ def test_a_note_says_what_is_needed_to_give_the_job_back() -> None:
     assert ":nodes=m2,n[1-3%2C7]:" in text  # for people, too
 
 
-@given(st.lists(st.text(min_size=1), max_size=20))
-def test_required_nodes_come_back_from_a_note_whatever_their_names_are(names: list[str]) -> None:
-    lease = granted(required_nodes=tuple(names))
+@given(st.lists(st.text(min_size=1), max_size=20), st.text())
+def test_required_nodes_and_reservation_come_back_from_a_note_whatever_their_names_are(
+    names: list[str], reservation: str
+) -> None:
+    lease = granted(required_nodes=tuple(names), reservation=reservation)
     read = note.read(note.write(lease, BAIT, 100.0))
     assert read is not None
     assert read.home == lease.home or (read.nodes_lost and read.home.required_nodes == ())

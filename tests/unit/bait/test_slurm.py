@@ -24,6 +24,7 @@ _PARKED = {
     "RestartCnt": "1", "NodeList": "", "Partition": "batch", "Account": "", "Feature": "", "NumCPUs": "1",
     "MinMemory": "100M", "tres": "cpu=1,mem=100M", "MinTmpDisk": "0", "TimeLimit": "1:00", "NumNodes": "1",
     "BatchFlag": "1", "Requeue": "1", "ReqNodes": "", "admin_comment": "(null)", "Comment": "mine", "exit_code": "0",
+    "Reservation": "(null)",
 }  # fmt: skip
 
 
@@ -185,6 +186,35 @@ class SlurmTests(SynchronousTestCase):
         hold, update = self.commands.acts()
         assert hold == ("uhold", "12")
         assert "Comment=mine [wnod: no such environment]" in update
+
+    def test_a_reservation_is_taken_off_for_the_vm_and_put_back(self) -> None:
+        """No VM's node is in one: job 107 waited for its VM until that was taken away, and so again and again."""
+        self.commands.jobs = job(Reservation="course")
+        self.done(self.send)
+        assert "ReservationName=" in self.commands.acts()[0]
+        home = Home("batch", True, vm="vm1", reservation="course")
+        self.done(lambda: self.slurm.give_back(RUN, home, ""))
+        assert "ReservationName=course" not in self.commands.acts()[-2]  # never sent: its user's
+        self.commands.jobs = job(Partition="vwn", ReqNodes="vm1")
+        self.done(lambda: self.slurm.give_back(RUN, home, ""))
+        assert "ReservationName=course" in self.commands.acts()[-2]
+
+    def test_a_job_without_a_reservation_is_given_none(self) -> None:
+        self.done(self.send)
+        self.commands.jobs = job(Partition="vwn", ReqNodes="vm1")
+        self.done(lambda: self.slurm.give_back(RUN, Home("batch", True, vm="vm1"), ""))
+        assert not [word for argv in self.commands.acts() for word in argv if word.startswith("Reservation")]
+
+    def test_a_job_whose_reservation_is_over_goes_back_without_it_and_says_so(self) -> None:
+        self.commands.jobs = job(Partition="vwn", ReqNodes="vm1", State="PENDING", PriorityLong="77")
+        home = Home("batch", True, vm="vm1", reservation="course")
+        over = Output(1, "", "Requested reservation is invalid for job 12")
+        self.commands.broken["scontrol update"] = over
+        assert "reservation is invalid" in self.refused(lambda: self.slurm.give_back(RUN, home, "given back: full"))
+        first, second = self.commands.acts()
+        assert "ReservationName=course" in first
+        assert not [word for word in second if word.startswith("Reservation")]
+        assert "AdminComment=given back: full; its reservation is gone: course" in second
 
     def test_only_nodes_that_slurm_does_not_know_are_not_put_back(self) -> None:
         self.commands.jobs = job(Partition="vwn", ReqNodes="vm1", State="PENDING", PriorityLong="77")

@@ -45,6 +45,7 @@ PARKED = {
     "admin_comment": "(null)",
     "Comment": "(null)",
     "exit_code": "50944",
+    "Reservation": "(null)",
 }
 
 
