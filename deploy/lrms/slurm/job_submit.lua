@@ -22,6 +22,12 @@ local function refuse(text)
   return slurm.ERROR
 end
 
+-- scontrol shows its user nothing but a code: this one tells more than "Unspecified error". Why is in slurmctld's log.
+local function refuse_change(text)
+  slurm.log_info("wnod: a user's change of a job is refused: %s", text)
+  return slurm.ESLURM_ACCESS_DENIED
+end
+
 local function each_partition(names)
   return string.gmatch(names or "", "[^,]+")
 end
@@ -76,10 +82,8 @@ local function waits_for_a_failure(desc)
   return string.find(desc.dependency or "", "afternotok", 1, true) ~= nil
 end
 
-local function refuse_dependency()
-  return refuse("Slurm takes a job that waits for its VM for one that has failed, so afternotok would not wait: use afterany, "
-    .. "and let the job look how the other one ended (scontrol show job)")
-end
+local NO_FAILURES = "Slurm takes a job that waits for its VM for one that has failed, so afternotok would not wait: use "
+  .. "afterany, and let the job look how the other one ended (scontrol show job)"
 
 -- A job that is submitted inside another brings that one's count along. The starter would take it for its own, which no
 -- bait believes, and the job would go back to the queue for two minutes. From the first requeue on Slurm writes its own.
@@ -117,13 +121,14 @@ function wnod_submit(desc, partitions, uid)
   end
   if not is_bait_job(desc, partitions) then return slurm.SUCCESS end
   if desc.script == nil or desc.script == "" then
-    return refuse("this partition runs batch jobs in virtual machines: use sbatch (srun works inside the job)")
+    return refuse("this partition runs batch jobs in virtual machines: use sbatch, for one job and not for a "
+      .. "heterogeneous one (srun works inside the job)")
   end
   local nodes = desc.min_nodes
   if nodes ~= nil and nodes ~= UNSET32 and nodes > 1 then
     return refuse("a job here runs in one virtual machine: ask for one node (-N 1), not " .. nodes)
   end
-  if waits_for_a_failure(desc) then return refuse_dependency() end
+  if waits_for_a_failure(desc) then return refuse(NO_FAILURES) end
   postpone_login_environment(desc)
   forget_restarts(desc)
   return slurm.SUCCESS
@@ -133,19 +138,19 @@ function wnod_modify(desc, job, partitions, uid)
   mark_hold(desc, job)
   if trusted(uid) then return slurm.SUCCESS end
   if names_vm_partition(desc.partition) then
-    return refuse("partition " .. wnod_vm_partition .. " is not for users")
+    return refuse_change("partition " .. wnod_vm_partition .. " is not for users")
   end
   if job ~= nil and names_vm_partition(job.partition) and changes_binding(desc) then
-    return refuse("this job is bound to a virtual machine: cancel it, or wait for its end")
+    return refuse_change("this job is bound to a virtual machine: cancel it, or wait for its end")
   end
   if is_parked(job) and desc.begin_time ~= nil and desc.begin_time ~= 0 then
-    return refuse("this job is on its way to its virtual machine and starts at once: hold it, and set the time later")
+    return refuse_change("this job is on its way to its virtual machine and starts at once: hold it, and set the time later")
   end
   -- What wnod_submit looks at cannot be asked for any more: whether the login shell would run, of all things.
   if job ~= nil and names_bait_partition(desc.partition) and not names_bait_partition(job.partition) then
-    return refuse("a job of another partition cannot be moved into one of virtual machines: submit it there")
+    return refuse_change("a job of another partition cannot be moved into one of virtual machines: submit it there")
   end
-  if job ~= nil and names_bait_partition(job.partition) and waits_for_a_failure(desc) then return refuse_dependency() end
+  if job ~= nil and names_bait_partition(job.partition) and waits_for_a_failure(desc) then return refuse_change(NO_FAILURES) end
   return slurm.SUCCESS
 end
 

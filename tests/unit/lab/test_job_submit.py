@@ -13,10 +13,12 @@ from deploy.lab.slurmconf import FRAGMENT
 LUA = shutil.which("lua5.1") or shutil.which("lua5.3") or shutil.which("lua")
 DRIVER = """
 said = ""
-slurm = { SUCCESS = 0, ERROR = -1, log_user = function(text) said = text end }
+slurm = { SUCCESS = 0, ERROR = -1, ESLURM_ACCESS_DENIED = 2002, log_user = function(text) said = text end }
+slurm.log_info = function(...) logged = string.format(...) end
 dofile(arg[1])
 wnod_slurm_uid = 64030
 """
+DENIED = "2002"
 PARTITIONS = "{ batch = { flag_default = 1 }, vwn = { flag_default = 0 }, plain = { flag_default = 0 } }"
 
 pytestmark = pytest.mark.skipif(LUA is None, reason="no Lua interpreter (apt-get install lua5.3)")
@@ -59,6 +61,7 @@ def test_accepts(desc: str) -> None:
         ('{ script = "x", partition = "batch,vwn" }', "name an environment with -C"),
         ('{ partition = "batch" }', "use sbatch"),
         ("{}", "use sbatch"),
+        ("{}", "heterogeneous"),
         ('{ script = "x", min_nodes = 2 }', "-N 1"),
         ('{ script = "x", dependency = "afterok:3?afternotok:3" }', "afterany"),
     ],
@@ -96,7 +99,16 @@ def test_a_job_submitted_inside_a_job_does_not_inherit_its_restart_count() -> No
 
 @pytest.mark.parametrize("change", ['partition = "batch"', 'req_nodes = ""', 'features = "x"', 'exc_nodes = "vm1"'])
 def test_a_bound_job_keeps_its_place(change: str) -> None:
-    assert modify(f"{{ {change} }}", '{ partition = "vwn" }') == "-1"
+    assert modify(f"{{ {change} }}", '{ partition = "vwn" }') == DENIED
+
+
+def test_why_a_change_is_refused_is_in_slurmctlds_log() -> None:
+    """Slurm sends scontrol no text of ours; "Unspecified error" told its user not even that it was not allowed."""
+    program = f'print(slurm_job_modify({{ partition = "vwn" }}, {{ partition = "batch" }}, {PARTITIONS}, 7701), logged)'
+    assert lua(program)[0].split(None, 1) == [
+        DENIED,
+        "wnod: a user's change of a job is refused: partition vwn is not for users",
+    ]
 
 
 @pytest.mark.parametrize("change", ['comment = "mine"', "time_limit = 5", "priority = 0"])
@@ -110,14 +122,14 @@ def test_an_unbound_job_may_change_its_features() -> None:
 
 def test_a_job_cannot_be_made_to_wait_for_a_failure_later() -> None:
     """A parked job is in SPECIAL_EXIT, which Slurm counts as failed: afternotok would be fulfilled at once."""
-    assert modify('{ dependency = "afternotok:3" }', '{ partition = "batch" }') == "-1"
+    assert modify('{ dependency = "afternotok:3" }', '{ partition = "batch" }') == DENIED
     assert modify('{ dependency = "afterok:3" }', '{ partition = "batch" }') == "0"
 
 
 def test_a_job_that_submit_never_looked_at_cannot_come_to_a_bait() -> None:
     """Submitted elsewhere with --export=NONE and moved, it had its user's login shell run on the bait."""
-    assert modify('{ partition = "batch" }', '{ partition = "plain" }') == "-1"
-    assert modify('{ partition = "plain,batch" }', '{ partition = "plain" }') == "-1"
+    assert modify('{ partition = "batch" }', '{ partition = "plain" }') == DENIED
+    assert modify('{ partition = "plain,batch" }', '{ partition = "plain" }') == DENIED
     assert modify('{ partition = "batch" }', '{ partition = "batch" }') == "0"
     assert modify('{ partition = "plain" }', '{ partition = "batch" }') == "0"
     assert modify('{ partition = "batch" }', '{ partition = "plain" }', 0) == "0"
@@ -150,6 +162,6 @@ def test_a_hold_on_a_parked_job_is_marked_until_somebody_releases_it(
 
 def test_a_parked_job_cannot_be_put_off() -> None:
     """The bait, which has to say when it may start, would overwrite it without a word."""
-    assert modify("{ begin_time = 1796056104 }", f"{{ {PARKED} }}") == "-1"
+    assert modify("{ begin_time = 1796056104 }", f"{{ {PARKED} }}") == DENIED
     assert modify("{ begin_time = 0, time_limit = 5 }", f"{{ {PARKED} }}") == "0"
     assert modify("{ begin_time = 1796056104 }", '{ partition = "batch", priority = 9 }') == "0"
