@@ -90,6 +90,7 @@ class SlurmWorld:
         self._site = site
         self._lab = site.lab
         self._vm_runs = False
+        self._reserved: list[str] = []
         self.lrms = slurm(reactor, "wnod", "vwn", str(site.commands), timeout_s=2.0)
 
     async def open(self) -> None:
@@ -108,6 +109,8 @@ class SlurmWorld:
         if self._vm_runs:
             self.stop_vm()
         self._lab.run("head", ["scontrol", "delete", f"nodename={VM}"])
+        while self._reserved:
+            self._run("scontrol", "delete", f"ReservationName={self._reserved.pop()}")
 
     def submit(self, **wishes: Any) -> str:
         options = {
@@ -122,6 +125,7 @@ class SlurmWorld:
             "account": lambda account: f"--account={account}",
             "name": lambda name: f"--job-name={name}",
             "required_nodes": lambda nodes: f"--nodelist={','.join(nodes)}",
+            "reservation": lambda name: f"--reservation={name}",
         }
         words = [options[name](value) for name, value in wishes.items()]
         script = str(self._site.files / "script")
@@ -179,6 +183,11 @@ class SlurmWorld:
     def require(self, job: str, nodes: str) -> None:
         # As with `move`: a node that is not in the job's partition is complained of, and taken (22.05.8).
         self._lab.run("head", ["scontrol", "update", f"JobId={job}", f"ReqNodeList={nodes}"])
+
+    def reserve(self, name: str) -> None:
+        what = (f"ReservationName={name}", f"Users={_USER}", "StartTime=now", "Duration=10", f"Nodes={BAIT}")
+        self._run("scontrol", "create", "reservation", *what)
+        self._reserved.append(name)
 
     def drain(self, node: str, reason: str) -> None:
         self._run("scontrol", "update", f"NodeName={node}", "State=DRAIN", f"Reason={reason}")

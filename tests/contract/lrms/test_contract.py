@@ -117,6 +117,24 @@ async def test_giving_back_undoes_everything(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_job_with_a_reservation_of_the_bait_starts_in_its_vm_and_has_it_again_when_it_comes_back(
+    world: World,
+) -> None:
+    world.reserve("course")
+    world.start_vm()
+    run = await parked(world, reservation="course", requeue=True)
+    assert (await world.lrms.jobs([run.job]))[run.job].reservation == "course"
+    await world.lrms.close_node(VM, "not yet")
+    await world.lrms.send(run, VM, SHAPE, NOTE)
+    await world.lrms.give_back(run, Home("batch", True, vm=VM, reservation="course"), "", delay_s=3600)
+    assert (await world.lrms.jobs([run.job]))[run.job].reservation == "course"
+    await world.lrms.open_node(VM)
+    await world.lrms.send(run, VM, SHAPE, NOTE)
+    view = await seen(world, run.job, state=JobState.RUNNING, node=VM)
+    assert (view.run, view.reservation) == (run, "")
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_job_given_back_comes_to_a_bait_again(world: World) -> None:
     run = await parked(world)
     await world.lrms.give_back(run, HOME, "")

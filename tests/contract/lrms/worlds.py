@@ -49,6 +49,9 @@ class World(Protocol):
     def require(self, job: str, nodes: str) -> None:
         """By an administrator: the job needs this node; none if empty."""
 
+    def reserve(self, name: str) -> None:
+        """By an administrator: a reservation of BAIT, for the user."""
+
     def drain(self, node: str, reason: str) -> None:
         """By a human."""
 
@@ -98,9 +101,6 @@ class FakeWorld:
     def stop_vm(self) -> None:
         self.fake.all_nodes[VM].up = False
 
-    def release(self, job: str) -> None:
-        self.fake.release(job)
-
     def hold(self, job: str) -> None:
         self.fake.hold(job)
 
@@ -109,6 +109,9 @@ class FakeWorld:
 
     def require(self, job: str, nodes: str) -> None:
         self.fake.all_jobs[job].required_nodes = (nodes,) if nodes else ()
+
+    def reserve(self, name: str) -> None:
+        """The fake keeps no job away from a node for its sake."""
 
     def told(self, job: str) -> str:
         found = self.fake.all_jobs[job]
