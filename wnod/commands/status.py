@@ -86,6 +86,7 @@ def _bait(answer: Mapping[str, Any]) -> list[tuple[str, object]]:
     return [
         ("bait", f"{'open' if answer.get('open') else 'closed'}{reason}"),
         ("hostmaster", f"{answer.get('host')} {'connected' if answer.get('link') else 'not connected'}"),
+        ("LRMS", "does not answer" if answer.get("lrms") == "away" else answer.get("lrms")),
         ("jobs", tally([str(job.get("phase")) for job in answer.get("jobs", [])])),
         ("epoch", answer.get("epoch")),
     ]

@@ -69,6 +69,7 @@ BAIT_SNAPSHOT: dict[str, Any] = {
     "epoch": 2,
     "host": "h1",
     "link": True,
+    "lrms": "away",
     "open": False,
     "reason": "wnod: no room",
     "jobs": [
@@ -141,6 +142,7 @@ def test_status_shows_both_daemons(wnod: Any, site: Path) -> None:
     assert "1 ready, 1 booting" in shown.out
     assert "refused       sci (wnod env list says why)" in shown.out
     assert "bait bait-h1\n  bait        closed: wnod: no room\n  hostmaster  h1 connected\n" in shown.out
+    assert "  LRMS        does not answer\n" in shown.out  # with slurmctld away for 40 s all looked well
     assert "jobs        1 running" in shown.out
     assert "  spares        1 paused\n  golden        1 states, 120 MiB of disk\n" in shown.out
 
