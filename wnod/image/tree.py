@@ -18,9 +18,13 @@ _LIBEXEC = "usr/libexec/wnod"
 _SPANK = f"{_LIBEXEC}/spank_wnod.so"
 _KERNEL_CALLS = "kernel-calls"
 _SHEBANG = b"#!/bin/sh\n"
-# Static, so a user's LD_PRELOAD cannot act in the starter before the gate; and its own programs need no exec.
+# Static, because its own programs need no exec.
 _GUEST_SHEBANG = b"#!/usr/libexec/wnod/busybox sh\n"
-_PROGRAMS = ("init", "agent", "starter", "prolog", "epilog")
+# The same shell, without the user's environment: that is kept for his program as it is, and his LD_PRELOAD cannot act
+# before the gate.
+_STARTER = "starter"
+_STARTER_SHEBANG = b"#!/usr/libexec/wnod/kernel-calls gate\n"
+_PROGRAMS = ("init", "agent", _STARTER, "prolog", "epilog")
 _LIBRARIES = ("words.sh", "configure.sh", "gate.sh", "lrms-slurm.sh")
 # Secrets, identities and traces of the build: they would be shared by all guests, or differ from build to build.
 _REMOVED = (
@@ -94,7 +98,7 @@ def add_guest_files(recipe: Recipe, tree: Path, kernel: Kernel) -> None:
     (libexec / "busybox").chmod(0o755)
     for name in (*_PROGRAMS, *_LIBRARIES):
         target = libexec / name
-        target.write_bytes(_for_guest((recipe.guest_files / name).read_bytes()))
+        target.write_bytes(_for_guest(name, (recipe.guest_files / name).read_bytes()))
         target.chmod(0o755 if name in _PROGRAMS else 0o644)
     need(["gcc"])
     calls = libexec / _KERNEL_CALLS
@@ -148,8 +152,9 @@ def strip(tree: Path) -> None:
         path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o1777)
 
 
-def _for_guest(script: bytes) -> bytes:
-    return _GUEST_SHEBANG + script.removeprefix(_SHEBANG) if script.startswith(_SHEBANG) else script
+def _for_guest(name: str, script: bytes) -> bytes:
+    first = _STARTER_SHEBANG if name == _STARTER else _GUEST_SHEBANG
+    return first + script.removeprefix(_SHEBANG) if script.startswith(_SHEBANG) else script
 
 
 def _remove(path: Path) -> None:

@@ -50,6 +50,49 @@ def test_a_run_that_is_allowed_becomes_the_users_program(guest: Guest) -> None:
     assert starter.returncode == 3
 
 
+@pytest.mark.parametrize("path", ["{bin}:/usr/bin:/bin", "/nowhere::{bin}", "/usr/libexec/../nowhere:{bin}:/bin"])
+def test_a_steps_program_is_the_one_on_the_users_path_and_not_the_static_shells_own(
+    guest: Guest, tmp_path: Path, path: str
+) -> None:
+    """Slurm gives a step's program as it was typed, and looks for it only after the plugin's hook."""
+    let_in(guest)
+    mine = tmp_path / "bin" / "sort"
+    mine.parent.mkdir()
+    mine.write_text("#!/bin/sh\n/usr/bin/printf '%s|' mine \"$@\"\n")
+    mine.chmod(0o755)
+    step = guest.start(*STEP, "sort", "--parallel=2", "a b", "*", extra={"PATH": path.format(bin=mine.parent)})
+    assert step.communicate(timeout=10) == ("mine|--parallel=2|a b|*|", "")
+
+
+def test_a_program_that_is_nowhere_on_the_path_is_not_found(guest: Guest) -> None:
+    let_in(guest)
+    step = guest.start(*STEP, "no-such-program", extra={"PATH": "/usr/bin:/bin"})
+    assert "no-such-program" in step.communicate(timeout=10)[1]
+    assert step.returncode == 127
+
+
+def test_the_users_program_has_his_environment_as_it_is(guest: Guest) -> None:
+    """Names that we use ourselves, and what a shell cannot name: a function that bash has exported (`module`)."""
+    words = ("RUN", "job", "task", "kind", "uid", "lane", "home", "PATIENCE", "SHLVL", "WNOD_KEPT", "empty", "a.b")
+    own = {
+        **{word: f"the user's  {word}" for word in words},
+        "empty": "",
+        "BASH_FUNC_module%%": "() {  echo loaded\n}",
+        "PATH": "/my:/usr/bin:/bin",
+        "LARGE": "x" * 100_000,
+    }
+    starter = guest.start(*BATCH, "/usr/bin/env", "-0", extra=own)
+    guest.send(f"allow {guest.line('may-start').split(' ')[2]}")
+    out, _ = starter.communicate(timeout=10)
+    assert dict(line.split("=", 1) for line in out.split("\0")[:-1]) == own
+
+
+def test_nothing_but_input_and_output_is_open_for_the_users_program(guest: Guest) -> None:
+    let_in(guest)
+    step = guest.start(*STEP, "/bin/sh", "-c", "for n in $(seq 0 20); do [ ! -e /proc/$$/fd/$n ] || echo $n; done")
+    assert step.communicate(timeout=10)[0].split() == ["0", "1", "2"]
+
+
 def test_a_login_environment_that_was_asked_for_is_made_in_the_vm(guest: Guest, tmp_path: Path) -> None:
     (tmp_path / ".profile").write_text("export FROM_LOGIN='one  two'\n")
     extra = {"WNOD_GET_USER_ENV": "1", "HOME": str(tmp_path)}
