@@ -19,6 +19,9 @@ from wnod.config.words import (
     IpAddress,
     LrmsWord,
     Mac,
+    MountOptions,
+    MountSource,
+    MountTarget,
     Plain,
     RuntimePath,
     Seconds,
@@ -99,9 +102,9 @@ class Mount(ConfigStruct, frozen=True):
     """A file system of the site that every VM mounts."""
 
     type: LrmsWord
-    source: Plain
-    target: AbsolutePath
-    options: Annotated[str, Meta(max_length=1024)] = ""
+    source: MountSource
+    target: MountTarget
+    options: MountOptions = ""
 
 
 class Times(ConfigStruct, frozen=True):
@@ -202,6 +205,8 @@ class HostmasterConfig(ConfigStruct, frozen=True):
         for name in ("name", "mac"):
             yield from _repeated(slots, name)
         yield from _repeated_addresses(slots)
+        mounts: Sequence[Any] = fields.get("mounts") or ()
+        yield from _twice("mounts", [getattr(mount, "target", None) for mount in mounts], "target")
         if fields.get("metrics") is not None and fields.get("metrics") == fields.get("listen"):
             yield Complaint(("metrics",), "expected another port than listen's", "the default is 127.0.0.1:9611")
         if fields.get("state") is not None and fields.get("state") == fields.get("runtime"):
@@ -212,23 +217,23 @@ class HostmasterConfig(ConfigStruct, frozen=True):
 
 def _repeated(slots: Sequence[Any], field: str) -> Iterator[Complaint]:
     """Slots that could not be read whole are compared in the fields that could."""
-    yield from _twice([getattr(slot, field, None) for slot in slots], field)
+    yield from _twice("slots", [getattr(slot, field, None) for slot in slots], field)
 
 
 def _repeated_addresses(slots: Sequence[Any]) -> Iterator[Complaint]:
     addresses = [getattr(slot, "address", None) for slot in slots]
-    yield from _twice([address and address.split("/")[0] for address in addresses], "address")
+    yield from _twice("slots", [address and address.split("/")[0] for address in addresses], "address")
 
 
-def _twice(values: Sequence[str | None], field: str) -> Iterator[Complaint]:
+def _twice(where: str, values: Sequence[str | None], field: str) -> Iterator[Complaint]:
     first: dict[str, int] = {}
     for index, value in enumerate(values):
         if value is None:
             continue
         if value in first:
             yield Complaint(
-                ("slots", index, field),
-                f"expected each slot to have its own {field}",
-                f"slots[{first[value]}] has it too",
+                (where, index, field),
+                f"expected each of {where} to have its own {field}",
+                f"{where}[{first[value]}] has it too",
             )
         first.setdefault(value, index)

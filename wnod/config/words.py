@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
+_GUESTS = re.compile(r"[][A-Za-z0-9._:/,@=+~%][][A-Za-z0-9._:/,@=+~%-]*\Z")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 
 
@@ -64,6 +65,16 @@ def _runtime_objection(text: str) -> str:
     return _path_objection(text)
 
 
+def _guests_objection(text: str) -> str:
+    return "" if _GUESTS.match(text) else "guests take letters, digits, . _ : / , @ = + ~ % [ ] -, no hyphen first"
+
+
+def _target_objection(text: str) -> str:
+    if text == "/" or "/.." in text:
+        return "guests mount on no path that is / or has .. in it"
+    return _guests_objection(text)
+
+
 def _interface(text: str) -> None:
     address = ipaddress.ip_interface(text)
     if "/" not in text or address.ip == address.network.network_address:
@@ -87,6 +98,11 @@ IpAddress = Annotated[str, Check("an IP address", _objects(ipaddress.ip_address)
 Cidr = Annotated[str, Check("an IP address with its prefix length", _objects(_interface))]
 Mac = Annotated[str, Check("a MAC address", _mac_objection)]
 Plain = Annotated[str, Meta(min_length=1, max_length=255), Check("one word", _word_objection)]
+MountSource = Annotated[Plain, Check("what is mounted", _guests_objection)]
+MountTarget = Annotated[AbsolutePath, Check("a directory of the guest", _target_objection)]
+MountOptions = Annotated[
+    str, Meta(max_length=1024), Check("mount options", lambda text: _guests_objection(text) if text else "")
+]
 DnsName = Annotated[
     str, Check("a host name", lambda text: "" if _HOST.match(text) else "letters, digits, dots and inner hyphens")
 ]

@@ -4,14 +4,6 @@
 ETC=${WNOD_ETC:-/etc}
 KERNEL_CALLS=$LIB/kernel-calls
 
-node_name_of_cmdline() {
-    read -r cmdline <"${WNOD_CMDLINE:-/proc/cmdline}"
-    for word in $cmdline; do
-        case $word in wnod.name=*) node_name=${word#wnod.name=} ;; esac
-    done
-    is_name "${node_name:-}"
-}
-
 # prepare: what needs no word from the hostmaster, done while its first words are on their way.
 prepare() {
     [ -z "${WNOD_TEST:-}" ] || return 0
@@ -32,8 +24,16 @@ load_module() {
 
 # --- single values ------------------------------------------------------------------------
 
+# A key that is not known is a newer hostmaster's and does no harm; a known one that cannot be taken does.
 on_set() {
-    percent_decode "$2" && is_plain "$decoded" || return 1
+    case $1 in
+    address | gateway | dns | lrms | controller | features | cpus | memory_mib | disk_mib) ;;
+    *) return 1 ;;
+    esac
+    percent_decode "$2" && is_plain "$decoded" && keep_setting "$1" || untaken set "$@"
+}
+
+keep_setting() {
     # A network that was set up at standby is set up again if it is to be another.
     case $1=$decoded in
     "address=${given_address:-}" | "gateway=${given_gateway:-}" | "dns=${given_dns:-}") ;;
@@ -49,7 +49,6 @@ on_set() {
     cpus) is_number "$decoded" && given_cpus=$decoded ;;
     memory_mib) is_number "$decoded" && given_memory_mib=$decoded ;;
     disk_mib) is_number "$decoded" && given_disk_mib=$decoded ;;
-    *) return 1 ;;
     esac
 }
 
@@ -231,7 +230,9 @@ on_file() {
 on_mount() {
     is_name "$1" && percent_decode "$3" && is_plain "$decoded" || return 1
     case $decoded in /*..* | /) return 1 ;; /*) ;; *) return 1 ;; esac
-    percent_decode "$2" && is_plain "$decoded" && percent_decode "$4" && is_plain "$decoded" || return 1
+    percent_decode "$2" && is_plain "$decoded" || return 1
+    # Empty text is a space (no options).
+    percent_decode "$4" && { [ "$decoded" = ' ' ] || is_plain "$decoded"; } || return 1
     case ${given_mounts:-} in *" $3 "*) return 0 ;; esac
     given_mounts="${given_mounts:-}$1 $2 $3 $4
 "
@@ -275,10 +276,11 @@ EOT
 mount_one() {
     percent_decode "$3" && target=$decoded
     percent_decode "$2" && source=$decoded
-    percent_decode "$4" && options=$decoded
+    options=nosuid,nodev
+    percent_decode "$4" && [ "$decoded" = ' ' ] || options=$options,$decoded
     is_mounted "$target" && return 0
     [ "$1" != nfs4 ] || { load_module nfsv4 && nfs_options; }
-    mkdir -p "$target" && "${MOUNT:-/bin/mount}" -i -t "$1" -o "nosuid,nodev,$options" "$source" "$target"
+    mkdir -p "$target" && "${MOUNT:-/bin/mount}" -i -t "$1" -o "$options" "$source" "$target"
 }
 
 # The kernel mounts NFSv4 itself when it is told the server's address: no mount.nfs in the image.
@@ -299,6 +301,7 @@ EOT
 # Runs in a process of its own; its last word to the inbox is `configured standby` or `configured failed`.
 # The LRMS's part is prepared while the address is known and the network is not up: nothing can reach the LRMS then.
 prepare_standby() {
+    all_was_taken
     write_hosts
     take_address
     find_lrms
@@ -324,6 +327,7 @@ prepare_files() {
 
 # As above, and its last word is `configured ready` or `configured failed`.
 configure() {
+    all_was_taken
     [ "$copied" = no ] || [ "$seeded" = yes ] || fail credential "no seed was given after standby"
     if [ "$prepared" = no ]; then
         set_up_network

@@ -13,7 +13,7 @@ is_number() {
 # is_plain WORD: safe in a file name and as a command's argument.
 is_plain() {
     case $1 in
-    '' | -* | *[!A-Za-z0-9._:/,@=-]*) return 1 ;;
+    '' | -* | *[!][A-Za-z0-9._:/,@=+~%-]*) return 1 ;;
     esac
 }
 

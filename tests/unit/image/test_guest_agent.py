@@ -63,17 +63,12 @@ def test_a_failed_start_may_be_tried_again_with_better_words(guest: Guest) -> No
         "rubbish",
         "set",
         "set colour blue",
-        "set cpus many",
-        "set address %0a",
-        "set dns %zz",
         "go now",
         "allow",
         "allow x",
         "allow 99",
         "deny 1 a b c",
         "host 1.2.3.4 a/b",
-        "mount nfs4 a:/b relative x",
-        "mount nfs4 a:/b %2Fa%2F..%2Fetc x",
         "credential ../x 0400 QQ==",
         "credential munge.key 0666 QQ==",
         "* ? [a-z]",
@@ -202,6 +197,47 @@ def test_mounts_are_tried_and_undone_at_standby_and_made_when_it_goes(guest: Gue
     assert [line.split(" ")[0] for line in lines] == [*made, "mount"]
     assert lines[0] == lines[2]
     assert lines[0].endswith(f"-t nfs4 -o nosuid,nodev,vers=4.2,addr=10.0.0.1 10.0.0.1:/home {target}")
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "as_mounted"),
+    [
+        ("10.0.0.1:/home", "%20", "-t nfs4 -o nosuid,nodev,addr=10.0.0.1 10.0.0.1:/home"),
+        ("10.0.0.1:/a_b/c+d~", "ro", "-t nfs4 -o nosuid,nodev,ro,addr=10.0.0.1 10.0.0.1:/a_b/c+d~"),
+        ("[fd00::1]:/x", "addr=x", "-t nfs4 -o nosuid,nodev,addr=x [fd00::1]:/x"),
+    ],
+)
+def test_mounts_as_sites_have_them_are_made(guest: Guest, source: str, options: str, as_mounted: str) -> None:
+    target = f"/tmp/wnod_test+{os.getpid()}"
+    words = f"{quote(source, safe='')} {quote(target, safe='')} {options if options == '%20' else quote(options)}"
+    guest.send("set lrms none", f"mount nfs4 {words}", "go")
+    guest.line("ready")
+    guest.wait_mounted()
+    Path(target).rmdir()
+    assert guest.mounting.read_text() == f"mount -i {as_mounted} {target}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "stage"),
+    [
+        ("mount nfs4 a%20b %2Fhome x", "mount"),
+        ("mount nfs4 a:/b relative x", "mount"),
+        ("mount nfs4 a:/b %2Fa%2F..%2Fetc x", "mount"),
+        ("mount nfs4 a:/b %2Fhome a%24b", "mount"),
+        ("set cpus many", "set"),
+        ("set features a%3Bb", "set"),
+        ("set address %0a", "set"),
+        ("account bob:x:0:0:Bob:/home/bob:/bin/sh", "account"),
+    ],
+)
+@pytest.mark.parametrize("word", ["go", "standby"])
+def test_a_guest_that_cannot_take_what_its_site_says_does_not_serve_without_it(
+    guest: Guest, line: str, stage: str, word: str
+) -> None:
+    guest.send("welcome 1 7", "set lrms none", line, word)
+    assert guest.line("failed", "ready", "standby").split(" ")[::2][:2] == ["failed", stage]
+    guest.send("welcome 1 7", "set lrms none", word)
+    guest.line("ready" if word == "go" else "standby")
 
 
 def test_a_mount_that_fails_when_the_vm_is_a_node_is_told_and_no_job_begins(guest: Guest) -> None:

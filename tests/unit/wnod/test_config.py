@@ -196,6 +196,7 @@ def test_five_mistakes_are_told_in_one_answer(wrong: Callable[..., list[Mistake]
     assert all(m.expected and (m.remedy or "from" in m.expected) for m in found)
 
 
+MOUNT = "mounts:\n- {{type: nfs4, source: '{}', target: '{}', options: '{}'}}\n"
 CASES = [
     ("hostmaster", HOSTMASTER + "listen: here\n", "listen", 11, "HOST:PORT"),
     ("hostmaster", HOSTMASTER + "listen: ':9610'\n", "listen", 11, "HOST:PORT"),
@@ -225,6 +226,19 @@ CASES = [
     ("hostmaster", HOSTMASTER + "times: {retries: 1.5}\n", "times.retries", 11, "whole number"),
     ("hostmaster", HOSTMASTER + "times: 5\n", "times", 11, "mapping"),
     ("hostmaster", HOSTMASTER + "mounts: {type: nfs4}\n", "mounts", 11, "list"),
+    ("hostmaster", HOSTMASTER + MOUNT.format("a b", "/home", "ro"), "mounts[0].source", 12, "one word"),
+    ("hostmaster", HOSTMASTER + MOUNT.format("nas:/$x", "/home", "ro"), "mounts[0].source", 12, "guests take letters"),
+    ("hostmaster", HOSTMASTER + MOUNT.format("nas:/x", "/a b", "ro"), "mounts[0].target", 12, "guests take letters"),
+    ("hostmaster", HOSTMASTER + MOUNT.format("nas:/x", "/", "ro"), "mounts[0].target", 12, "no path that is /"),
+    ("hostmaster", HOSTMASTER + MOUNT.format("nas:/x", "/a/..b", "ro"), "mounts[0].target", 12, "no path that is /"),
+    ("hostmaster", HOSTMASTER + MOUNT.format("nas:/x", "/a", "a b"), "mounts[0].options", 12, "guests take letters"),
+    (
+        "hostmaster",
+        HOSTMASTER + MOUNT.format("nas:/x", "/a", "ro") + MOUNT.format("nas:/y", "/a", "ro")[8:],
+        "mounts[1].target",
+        13,
+        "mounts[0] has it too",
+    ),
     ("hostmaster", HOSTMASTER + "host: h1\n", "host", 11, "twice"),
     ("hostmaster", HOSTMASTER + "network: {hosts: {nowhere: x}}\n", "network.hosts.nowhere", 11, "IP address"),
     ("hostmaster", HOSTMASTER + "network: {hosts: {10.0.0.1: 'a b'}}\n", "network.hosts.10.0.0.1", 11, "host name"),
