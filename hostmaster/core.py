@@ -82,7 +82,7 @@ class HostCore:
     lrms_files: Callable[[], Mapping[str, bytes]] = dict
     """What the LRMS's daemon finds in a guest at standby. ImageRefused if it cannot be said now."""
     account: Callable[[int], guestconf.Account] = account_of
-    """Who a numeric user id is. NoSuchAccount if nobody."""
+    """Who a numeric user id is. NoSuchAccount if nobody, AccountUnknown while nobody has said."""
     refused: Callable[[Code], None] = lambda code: None
     """A bait was told no."""
     made: Callable[[Way, str], None] = lambda way, outcome: None
@@ -116,6 +116,7 @@ class HostCore:
             new_uuid=self.new_uuid,
             refused=self.refused,
             stock=self.stock,
+            account=self.account,
         )
         self.guest_service = GuestService(
             self.clock, self.keeper, self._configure, self.baits.finished, self.stock, self._stand

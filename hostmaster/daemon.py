@@ -15,6 +15,7 @@ from hostmaster import accelerator, contact
 from hostmaster.administer import Administration
 from hostmaster.core import HostCore
 from hostmaster.edges import consoles
+from hostmaster.edges.accounts import NameService
 from hostmaster.edges.events import EventThread, Limits
 from hostmaster.edges.guests import GuestChannels
 from hostmaster.edges.hypervisor import LibvirtHypervisor
@@ -73,6 +74,7 @@ class HostmasterDaemon:
         config, reactor = self.config, self.reactor
         controller = config.lrms.controller
         hosts = {name: address for address, name in config.network.hosts.items()}
+        names = NameService(reactor)
         core = self.core = HostCore(
             clock=reactor,
             config=config,
@@ -85,6 +87,7 @@ class HostmasterDaemon:
             prove=self._prove,
             guest_files=lambda: {"munge.key": Path(config.lrms.munge_key).read_bytes()},
             lrms_files=self._lrms_files,
+            account=names.account,
             new_uuid=lambda: str(uuids.uuid4()),
             observer=self,
             broken=lambda failure: self._context.fatal(failure.getErrorMessage()),
@@ -92,10 +95,11 @@ class HostmasterDaemon:
             generations_above=int(reactor.seconds()),
             made=self._made,
         )
+        names.answered = core.baits.owners.known
         self.numbers = Numbers(self.metrics, core.environments, core.keeper, core.stock)
         tls = Tls(config.tls.ca, config.tls.certificate, config.tls.key)
-        names = frozenset(config.baits)
-        self.link = HostEnd(reactor, tls, config.listen, config.host, self.journal.epoch, names, core.baits)
+        baits = frozenset(config.baits)
+        self.link = HostEnd(reactor, tls, config.listen, config.host, self.journal.epoch, baits, core.baits)
         core.join(self.link)
         self.quarantine = core.keeper.quarantine = Quarantine(
             reactor,

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from hostmaster.edges.accounts import NoSuchAccount, account_of
+from hostmaster.edges.accounts import AccountUnknown, NoSuchAccount, account_of
 from hostmaster.keeper import Keeper
+from hostmaster.owners import Owners
 from hostmaster.quarantine import why_not
 from hostmaster.rules import capacity, lifecycle
 from hostmaster.rules.capacity import Grant, Refusal
@@ -73,6 +74,8 @@ class BaitService:
     """For a new domain; a restored one has its golden state's."""
     stock: Stock | None = None
     """Without it every VM boots."""
+    account: Callable[[int], object] | None = None
+    """NoSuchAccount if there is no such user, AccountUnknown while nobody has said. None: the host's, waited for."""
     link: Link = field(init=False)
     refused: Callable[[Code], None] = lambda code: None
     """A bait was told no."""
@@ -84,6 +87,9 @@ class BaitService:
     _changes: int = 0
     """How many records have changed in this life: nothing else takes room or gives it back."""
     log: Logger = field(default_factory=lambda: Logger("hostmaster.serve_baits"))
+
+    def __post_init__(self) -> None:
+        self.owners = Owners(self.clock, self._request, self._nobody_says)
 
     # --- protocol.link.Listener --------------------------------------------------------------------
 
@@ -153,9 +159,12 @@ class BaitService:
             text = f"superseded by {ask.run}"
             self.keeper.put(lifecycle.ending(old, Code.SUPERSEDED, text, now))
         try:
-            account_of(ask.owner)
+            (self.account or account_of)(ask.owner)
         except NoSuchAccount as error:
             self._deny(peer, ask, Refusal(Code.NOT_PERMITTED, str(error), True))
+            return
+        except AccountUnknown:
+            self.owners.wait(peer, ask)
             return
         if self.keeper.away:
             self._deny(peer, ask, Refusal(Code.NOT_READY, "the hypervisor does not answer", False, 5.0))
@@ -165,6 +174,10 @@ class BaitService:
                 self._deny(peer, ask, refusal)
             case Grant() as grant:
                 self._grant(peer, ask, self._made(peer, ask, grant))
+
+    def _nobody_says(self, peer: str, ask: RequestVm) -> None:
+        text = "the host's name service does not answer"
+        self._deny(peer, ask, Refusal(Code.NOT_READY, text, False, 5.0))
 
     def _choose(self, ask: RequestVm) -> Grant | Refusal:
         host, stock = self.host(), self.stock
@@ -237,6 +250,8 @@ class BaitService:
 
     def _release(self, peer: str, ask: Release) -> None:
         vm = self._own(peer, ask.lease)
+        if vm is None:
+            self.owners.forget(ask.lease)
         if vm is None and not self._knows_all():
             self._postponed[ask.lease] = (peer, ask)
         elif vm is None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from hostmaster.edges.accounts import AccountUnknown
 from hostmaster.keeper import Keeper
 from hostmaster.rules import lifecycle
 from hostmaster.rules.lifecycle import Vm, Way
@@ -32,7 +33,7 @@ class GuestService:
     clock: IReactorTime
     keeper: Keeper
     configure: Callable[[Vm], bytes]
-    """The lines between `welcome` and `go` for a VM; may raise OSError or NoSuchAccount."""
+    """The lines between `welcome` and `go` for a VM; may raise OSError, NoSuchAccount or AccountUnknown."""
     finished: Callable[[Vm, int | None], None]
     stock: Stock | None = None
     stand: Callable[[Spare], bytes] = lambda spare: b""
@@ -105,6 +106,8 @@ class GuestService:
             if self.keeper.guests.send(vm.key, lines(vm)):
                 now = self.clock.seconds()
                 self._told = {key: at for key, at in self._told.items() if now - at < ONCE_S} | {vm.key: now}
+        except AccountUnknown as error:
+            self.log.info("{vm}: at its next hello: {error}", vm=vm.key, error=error)
         except Exception as error:
             # The boot limit ends this VM if the next hello finds the same trouble.
             self.keeper.failed[vm.generation] = f"cannot configure the guest: {error}"

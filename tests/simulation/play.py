@@ -64,7 +64,6 @@ def stand_ins() -> Iterator[None]:
         mock.patch("hostmaster.core.AWAKE_EVERY_S", 15.0),
         mock.patch("hostmaster.keeper.AWAKE_EVERY_S", 15.0),  # the same: it tells by it how long the daemon slept
         mock.patch("hostmaster.core.BACKGROUND_EVERY_S", 15.0),
-        mock.patch("hostmaster.serve_baits.account_of", account),
         mock.patch("tests.simulation.daemons.account_of", account),
     ):
         yield

@@ -153,7 +153,8 @@ on_account() {
     IFS=: read -r name password uid gid _ home shell <<EOT
 $decoded
 EOT
-    is_name "$name" && is_number "$uid" && is_number "$gid" && [ "$password" = x ] || return 1
+    case $name in */*) return 1 ;; esac
+    is_plain "$name" && is_number "$uid" && is_number "$gid" && [ "$password" = x ] || return 1
     # Leading zeros would be another spelling of root's id.
     uid=$((${uid#"${uid%%[!0]*}"} + 0)) gid=$((${gid#"${gid%%[!0]*}"} + 0))
     [ "$uid" -gt 0 ] && [ "$gid" -gt 0 ] && [ -n "$home" ] && [ -n "$shell" ] || return 1

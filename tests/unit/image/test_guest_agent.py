@@ -103,6 +103,13 @@ def test_the_owners_account_is_added_once_and_may_use_the_gate(guest: Guest) -> 
     assert (guest.run / "inbox").stat().st_uid == os.getuid()
 
 
+def test_an_owner_whose_name_has_a_domain_is_taken(guest: Guest) -> None:
+    line = f"alice@ad.example:x:{OWNER}:{OWNER}::/home/alice:/bin/sh"
+    guest.send(account(line))
+    guest.settle()
+    assert (guest.etc / "passwd").read_text().splitlines()[-1] == line
+
+
 @pytest.mark.parametrize(
     "line",
     [
