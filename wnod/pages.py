@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
-from twisted.web.resource import Resource
+from twisted.web.pages import notFound
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
 from wnod import unixsocket
@@ -40,7 +41,7 @@ async def serve_pages(
 
     Acts are for Unix sockets only: nothing else says who asks. The endpoint's errors pass through.
     """
-    root: Any = Resource()  # type: ignore[no-untyped-call]
+    root: Any = _Root()  # type: ignore[no-untyped-call]
     for name, page in pages.items():
         root.putChild(name.encode("ascii"), _Leaf(page))
     for name, act in (acts or {}).items():
@@ -51,8 +52,27 @@ async def serve_pages(
     return port
 
 
-class _Leaf(Resource):
+class _Root(Resource):
+    def getChild(self, path: bytes, request: Request) -> IResource:  # noqa: N802 - Twisted's name
+        """What has no name here."""
+        return notFound()
+
+
+class _Only(Resource):
     isLeaf = True  # noqa: N815 - Twisted's name
+    methods: tuple[bytes, ...] = ()
+
+    def render(self, request: Request) -> Any:
+        """By these methods only."""
+        if request.method in self.methods:
+            return super().render(request)  # type: ignore[no-untyped-call]
+        response: Any = request
+        response.setHeader(b"allow", b", ".join(self.methods))
+        return _answered(request, lambda: Answer(b"not by this method", "text/plain", 405))
+
+
+class _Leaf(_Only):
+    methods = (b"GET", b"HEAD")
 
     def __init__(self, page: Page) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -63,8 +83,8 @@ class _Leaf(Resource):
         return _answered(request, lambda: self._page(_arguments(request)))
 
 
-class _Doing(Resource):
-    isLeaf = True  # noqa: N815 - Twisted's name
+class _Doing(_Only):
+    methods = (b"POST",)
 
     def __init__(self, act: Act) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

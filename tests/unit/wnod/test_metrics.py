@@ -131,4 +131,8 @@ class EndpointTests(SynchronousTestCase):
     def test_nothing_else_is_there_and_nothing_can_be_changed(self) -> None:
         for path in (b"/", b"/metricsx", b"/../etc/passwd", b"/status"):
             assert b"404" in self.get(path).splitlines()[0]
-        assert b"405" in self.get(b"/metrics", b"POST").splitlines()[0]
+        for method in (b"POST", b"PUT", b"BREW"):
+            refused = self.get(b"/metrics", method)
+            assert b"405" in refused.splitlines()[0]
+            assert b"Allow: GET, HEAD\r\n" in refused
+        assert self.flushWarnings() == [], "nothing of Twisted is used that will go"
