@@ -58,6 +58,7 @@ class BaitDaemon:
         tls = Tls(config.tls.ca, config.tls.certificate, config.tls.key)
         peer = config.hostmaster
         self.link = BaitEnd(reactor, tls, peer.address, config.bait, self.journal.epoch, peer.name, self)
+        self.metrics.set("wnod_link_connected", 0, peer=peer.name)  # a host that never comes is missing, not unknown
         core.join(self.link)
         self.numbers.count(core.follower.leases.values())
         self.status = StatusServer(reactor, config.runtime, self.snapshot, self.explain, self.metrics)
