@@ -10,8 +10,8 @@ from wnod.config.hostmaster import PAUSE_PART
 from wnod.doctor.finding import CommandFailed, Finding, Verdict, output_of
 
 COMMANDS = ("scontrol", "squeue", "sinfo")
-MOVE_CODE = 199
-"""The starter's exit code by which Slurm requeues a job held."""
+MOVE_CODE, BACK_CODE = 199, 198
+"""The starter's exit codes by which Slurm requeues a job held, and not held."""
 Ask = Callable[[Sequence[str]], str]
 
 
@@ -73,11 +73,30 @@ def wrong_settings(settings: dict[str, str], config: BaitLrms) -> Iterator[Findi
     if settings.get("ClusterName") != config.cluster:
         text = f"the controller's cluster is {settings.get('ClusterName')!r}, lrms.cluster is {config.cluster!r}"
         yield Finding("slurm", Verdict.BAD, text, "set lrms.cluster to the ClusterName of slurm.conf")
-    if str(MOVE_CODE) not in re.split(r"[,\s]+", settings.get("RequeueExitHold", "")):
-        text = f"RequeueExitHold is {settings.get('RequeueExitHold')!r}: parked jobs would fail instead"
-        yield Finding(
-            "slurm", Verdict.BAD, text, f"RequeueExitHold={MOVE_CODE} in slurm.conf, then scontrol reconfigure"
-        )
+    for name, code, what in (("RequeueExitHold", MOVE_CODE, "parked"), ("RequeueExit", BACK_CODE, "given back")):
+        if not _has_code(settings.get(name, ""), code):
+            text = f"{name} is {settings.get(name)!r}: jobs that are {what} would fail instead"
+            yield Finding("slurm", Verdict.BAD, text, f"{name}={code} in slurm.conf, then scontrol reconfigure")
     if settings.get("MaxNodeCount", "0") in ("", "0", "1"):
         text = f"MaxNodeCount is {settings.get('MaxNodeCount')!r}: VMs cannot join as dynamic nodes"
         yield Finding("slurm", Verdict.BAD, text, "MaxNodeCount=1024 in slurm.conf and restart slurmctld")
+    yield from _guards(settings)
+
+
+def _guards(settings: dict[str, str]) -> Iterator[Finding]:
+    """What moves work without, until somebody does what they keep from happening."""
+    if "lua" not in settings.get("JobSubmitPlugins", "").replace("job_submit/", "").split(","):
+        text = f"JobSubmitPlugins is {settings.get('JobSubmitPlugins')!r}: users' login shells could run on this host"
+        yield Finding("slurm", Verdict.WARN, text, "JobSubmitPlugins=lua, with job_submit.lua beside slurm.conf")
+    if "nohold_on_prolog_fail" not in settings.get("SchedulerParameters", "").split(","):
+        text = "a prolog that fails, in a VM whose file systems do not mount, would leave its job held"
+        yield Finding("slurm", Verdict.WARN, text, "add nohold_on_prolog_fail to SchedulerParameters in slurm.conf")
+
+
+def _has_code(codes: str, wanted: int) -> bool:
+    """Exit codes as slurm.conf has them: `1,190-199`."""
+    for part in re.split(r"[,\s]+", codes):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last or first).isdigit() and int(first) <= wanted <= int(last or first):
+            return True
+    return False

@@ -117,7 +117,15 @@ def test_emulator() -> None:
 # --- Slurm --------------------------------------------------------------------------------------------------------
 
 SLURM = BaitLrms(cluster="site")
-SETTINGS = "Configuration data as of now\nClusterName             = site\nMaxNodeCount  = 64\nRequeueExitHold = 199\n"
+SETTINGS = """\
+Configuration data as of now
+ClusterName             = site
+JobSubmitPlugins        = lua
+MaxNodeCount            = 64
+RequeueExit             = 198
+RequeueExitHold         = 199
+SchedulerParameters     = bf_interval=1,nohold_on_prolog_fail
+"""
 
 
 def test_slurm_is_set_up() -> None:
@@ -134,7 +142,10 @@ def test_slurm_is_set_up() -> None:
     [
         ("= site", "= other", "ClusterName"),
         ("= 199", "= 19,1990", "RequeueExitHold=199"),
-        ("RequeueExitHold = 199\n", "", "RequeueExitHold=199"),
+        ("RequeueExitHold         = 199\n", "", "RequeueExitHold=199"),
+        ("= 198", "= (null)", "RequeueExit=198"),
+        ("= 198", "= 190-197,199-200", "RequeueExit=198"),
+        ("RequeueExit             = 198\n", "", "RequeueExit=198"),
         ("= 64", "= 0", "MaxNodeCount"),
     ],
 )
@@ -142,6 +153,25 @@ def test_slurm_is_not_set_up(old: str, new: str, words: str) -> None:
     finding = only(slurm.check_settings(SLURM, says(SETTINGS.replace(old, new))))
     assert finding.verdict is BAD
     assert words in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("= lua", "= (null)", "job_submit.lua"),
+        ("= lua", "= all_partitions,lua5", "job_submit.lua"),
+        (",nohold_on_prolog_fail", "", "nohold_on_prolog_fail"),
+    ],
+)
+def test_slurm_lets_happen_what_it_should_not(old: str, new: str, words: str) -> None:
+    finding = only(slurm.check_settings(SLURM, says(SETTINGS.replace(old, new))))
+    assert finding.verdict is WARN
+    assert words in finding.remedy
+
+
+@pytest.mark.parametrize("codes", ["100,198", "1-2,190-198", "190-200"])
+def test_codes_may_be_a_range(codes: str) -> None:
+    assert only(slurm.check_settings(SLURM, says(SETTINGS.replace("= 198", f"= {codes}")))).verdict is OK
 
 
 @pytest.mark.parametrize(
