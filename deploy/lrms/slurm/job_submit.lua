@@ -1,6 +1,6 @@
 --[[ Worker Nodes on Demand: what slurmctld checks when a job is submitted or changed.
 
-  * The hidden partition of the VM nodes is for the bait alone: only root and SlurmUser may name it.
+  * The hidden partition of the VM nodes is for the bait alone: only root, SlurmUser and wnod_trusted_uids may name it.
   * A job for a bait partition must be a batch job on one node: an interactive job has no script that could move.
   * `sbatch --get-user-env` and `--export=NONE` make slurmd run the user's login shell on the bait, outside of the job and
     before any hook. The request is taken off here and left for the VM's starter (WNOD_GET_USER_ENV=1).
@@ -8,11 +8,12 @@
   * A hold on a parked job, which is held already, is marked in its comment, or the bait could not know it from its own.
   * Slurm calls `--dependency=afternotok:JOB` fulfilled as soon as JOB is parked: a parked job is in state SPECIAL_EXIT.
 
-  Edit the two settings below. A site that has a job_submit.lua calls wnod_submit and wnod_modify from its own functions.
+  Edit the three settings below. A site that has a job_submit.lua calls wnod_submit and wnod_modify from its own functions.
 ]]
 
 wnod_vm_partition = "vwn"
 wnod_bait_partitions = { batch = true }
+wnod_trusted_uids = {} -- as in { 995 }: of the baits' account, where it is not SlurmUser (`id -u wnod-bait`)
 
 local UNSET32 = 0xfffffffe -- Slurm's NO_VAL: the user said nothing
 local HOLD_MARK = "[wnod-hold]" -- as in bait/lrms/slurm_parse.py
@@ -57,6 +58,9 @@ local function is_bait_job(desc, partitions)
 end
 
 local function trusted(uid)
+  for _, one in ipairs(wnod_trusted_uids or {}) do
+    if uid == one then return true end
+  end
   return uid == 0 or (wnod_slurm_uid ~= nil and uid == wnod_slurm_uid)
 end
 
