@@ -154,7 +154,8 @@ class Background:
         failures, _ = self._rests.get(kind, (0, 0.0))
         rest_s = min(LAST_REST_S, FIRST_REST_S * 2.0 ** min(failures, 10))
         self._rests[kind] = (failures + 1, self.clock.seconds() + rest_s)
-        if record.way is Way.RESTORE and not came_up:
+        blameless = self.keeper.deeds.hosts_trouble.get(record.generation, False)
+        if record.way is Way.RESTORE and not came_up and not blameless:
             self.distrust(record.golden)
 
     def distrust(self, name: str) -> None:

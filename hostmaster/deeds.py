@@ -33,6 +33,8 @@ class Deeds:
     retry_s: float
     refused: dict[Generation, str] = field(default_factory=dict)
     """Why libvirt or the disk refused to make a VM, when last asked."""
+    hosts_trouble: dict[Generation, bool] = field(default_factory=dict)
+    """Of VMs and spares that were refused: whether that says nothing of what they were to be made from."""
     done: dict[Generation, tuple[Vm, Deed, float]] = field(default_factory=dict)
     """The last deed for each VM, with the record it followed from, and when."""
     log: Logger = field(default_factory=lambda: Logger("hostmaster.deeds"))
@@ -80,6 +82,7 @@ class Deeds:
                 self.waking.greet(vm.key)
         except (DomainRefused, ImageRefused, OSError) as error:
             self.refused[vm.generation] = str(error)
+            self.hosts_trouble[vm.generation] = ways.is_hosts_trouble(error)
             self.log.warn("{vm}: not made: {error}", vm=vm.key, error=error)
 
     async def _hold(self, vm: Vm, deed: Deed) -> None:

@@ -216,7 +216,9 @@ class Keeper:
         with around("host.forget"):
             self.journal.remove(KIND, str(vm.generation))
         del self.vms[vm.generation]
-        for memory in (self.ready, self.failed, self.deeds.refused, self.deeds.done, self.seen, self.trouble):
+        deeds = self.deeds
+        memories = (deeds.refused, deeds.hosts_trouble, deeds.done)
+        for memory in (self.ready, self.failed, self.seen, self.trouble, *memories):
             memory.pop(vm.generation, None)
         self._late.discard(vm.generation)
         self.waking.unanswered.discard(vm.generation)

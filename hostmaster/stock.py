@@ -126,7 +126,8 @@ class Stock:
         """A VM's record changed: learn from it. Of one that did not come up, its golden state may be the reason."""
         if before is not None and before.way is not vm.way:
             self.background.made(before.way, "fell-back")
-            self.background.distrust(before.golden)
+            if not self.keeper.deeds.hosts_trouble.get(vm.generation):
+                self.background.distrust(before.golden)
         if before is not None and before.phase is VmPhase.BOOTING and before.phase is not vm.phase:
             if vm.phase in (VmPhase.READY, VmPhase.BOUND, VmPhase.STARTED):
                 self.background.made(vm.way, "ready")
@@ -166,6 +167,7 @@ class Stock:
         self._refused.pop(generation, None)
         if generation not in self.keeper.vms:  # or it is what the guest of a lease's VM has said
             self.keeper.failed.pop(generation, None)
+            self.keeper.deeds.hosts_trouble.pop(generation, None)
 
     def forget_golden(self, name: str) -> None:
         """No VM is restored from it any more, and its files are litter."""
@@ -252,6 +254,7 @@ class Stock:
         except (DomainRefused, ImageRefused, OSError) as error:
             if deed in (Deed.CREATE, Deed.SAVE) and record.generation in self.spares:  # or a lease has taken it
                 self._refused[record.generation] = str(error)
+                keeper.deeds.hosts_trouble[record.generation] = ways.is_hosts_trouble(error)
             self.log.warn("{spare}: {deed}: refused: {error}", spare=record.key, deed=deed.value, error=error)
             return keeper.times.retry_s
         return Now.AGAIN

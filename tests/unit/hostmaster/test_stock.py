@@ -1,5 +1,6 @@
 """Spares and golden states on a whole site in memory: made when nobody needs the host, taken, given up, made anew."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace as replace_facts
@@ -16,7 +17,7 @@ from hostmaster.rules.lifecycle import Way
 from hostmaster.rules.spare import SparePhase
 from hostmaster.rules.unheard import SETTLED_S
 from hostmaster.stock import Stock
-from hostmaster.world import Accelerator, Artifacts, DomainState
+from hostmaster.world import Accelerator, Artifacts, DomainRefused, DomainState
 from protocol.ids import Room
 from tests.crash.ready_days import GOLDEN, LINE, PAUSED, over, waits
 from tests.fakes.daemons import HostDaemon
@@ -203,6 +204,36 @@ def test_a_restore_that_is_refused_falls_back_to_a_boot_and_is_counted(golden: S
     assert (Way.RESTORE, "fell-back") in made
     assert (Way.BOOT, "ready") in made
     assert len(names - set(stock(golden).goldens)) == 1, "it is not tried again"
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        DomainRefused("restore x: cannot write: No space left on device"),
+    ],
+    ids=["ours", "libvirt's"],
+)
+@pytest.mark.parametrize("for_a_job", [True, False])
+def test_a_full_disk_says_nothing_of_a_golden_state(paused: Site, trouble: Exception, for_a_job: bool) -> None:
+    made, names, thaw = counted(paused), set(stock(paused).goldens), paused.images.thaw
+
+    async def full(name: str, overlay: str) -> str:
+        raise trouble
+
+    paused.images.thaw = full  # type: ignore[method-assign]
+    if for_a_job:
+        jobs = [paused.submit(), paused.submit()]  # the second one finds no paused spare
+        paused.until(lambda: (Way.RESTORE, "fell-back") in made, 60.0)
+    else:
+        jobs = []
+        stock(paused).evict(next(iter(stock(paused).spares)), "gives way")
+        paused.until(lambda: (Way.RESTORE, "failed") in made, 60.0)
+    paused.images.thaw = thaw  # type: ignore[method-assign]
+    for job in jobs:
+        over(paused, job)
+    assert set(stock(paused).goldens) == names
+    waits(paused, paused=1, golden=2)
 
 
 def test_a_golden_state_from_which_no_guest_comes_up_is_given_up(golden: Site) -> None:
