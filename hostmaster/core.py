@@ -165,7 +165,7 @@ class HostCore:
         """Read the journal, and listen for what the hypervisor hints. Before it is connected, and the link is open."""
         # R15. Not "in its first life": that one may have died before it got here.
         if self.generations_above and self.journal.raise_number("generation", 0) == 0:
-            self.journal.raise_number("generation", self.generations_above)
+            self.journal.raise_number("generation", max(self.generations_above, self.journal.below))
         self.keeper.load()
         self.hypervisor.watch(self._hint)
 

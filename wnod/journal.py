@@ -55,6 +55,8 @@ Role = Literal["hostmaster", "bait"]
 HISTORY_PER_KEY = 200
 HISTORY_IN_ALL = 200_000
 MAX_TEXT = 1024
+KEPT_BELOW = "generation"
+"""The counter whose values must not come again, though the journal be lost: see `Journal.below`."""
 _COUNT = "INSERT INTO numbers VALUES ('commits', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 _TELL = "INSERT INTO history (kind, key, at, text) VALUES (?, ?, ?, ?)"
@@ -125,8 +127,10 @@ class Journal:
             if not (str(self._id).isascii() and str(self._id).isalnum()):
                 raise self._damaged("its id", self._id)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", (self._id,))
+            last = self._mark.read()
+            self._reached = last._replace(journal=self._id)
             if not begins:
-                self._compare(self._mark.read())
+                self._compare(last)
 
     def _compare(self, last: Reached) -> None:
         """A journal that begins is a lost one, which is safe; one that goes back is not (R15)."""
@@ -194,7 +198,8 @@ class Journal:
                 self._db.execute("ROLLBACK")
             raise
         self._commits += 1
-        self._mark.write(Reached(self._id, self._commits))
+        self._reached = self._reached._replace(commits=self._commits)
+        self._mark.write(self._reached)
         self._committed(perf_counter() - before)
 
     def put(self, kind: str, key: str, record: msgspec.Struct) -> None:
@@ -235,7 +240,14 @@ class Journal:
         )
         with self.transaction(), _worded(self.path):
             ((value,),) = self._db.execute(statement, (_word(name), first)).fetchall()
+            if name == KEPT_BELOW:
+                self._reached = self._reached.covering(int(value))
         return int(value)
+
+    @property
+    def below(self) -> int:
+        """KEPT_BELOW's values were all below this, also a lost journal's. 0: nobody knows, its mark is lost as well."""
+        return self._reached.below
 
     def history(self, kind: str, key: str, text: str, at: float) -> None:
         """Append one line to the key's audit history. Text is cut at 1024 characters; the oldest lines go first."""

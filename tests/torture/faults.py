@@ -271,7 +271,7 @@ def _old_copy(ground: Ground, host: str, daemon: str) -> Iterator[None]:
     copy, path = copy_of(ground, host, daemon), journal_path(ground, host, daemon)
     if not copy.exists():
         raise NothingToHit(f"no copy of the {daemon}'s journal of {host} yet")
-    last, newest = path.with_name(path.name + ".mark").read_text().split()
+    last, newest = path.with_name(path.name + ".mark").read_text().split()[:2]
     journal, commits = _reached(copy)
     is_older = journal != newest or commits < int(last)
     _put(ground, host, daemon, copy)

@@ -254,6 +254,30 @@ def test_a_journal_that_begins_counts_generations_above_those_of_a_lost_one(
     assert found == next_one
 
 
+@pytest.mark.parametrize("lives_between", [0, 1])
+def test_a_lost_journals_generations_do_not_come_again_when_the_clock_went_back_too(
+    tmp_path: Path, lives_between: int
+) -> None:
+    """And libvirt shows no VM any more by which to know them."""
+    case = Case(tmp_path, generations_above=1_700_000_000)
+    with case.journal.transaction():
+        highest = max(case.journal.next_number("generation") for _ in range(5000))
+    case.core.halt()
+    case.journal.close()
+    for _ in range(2):  # it may be lost more than once
+        for path in tmp_path.glob("journal.sqlite*"):
+            if not path.name.endswith(".mark"):
+                path.unlink()
+        for _ in range(lives_between):  # dead before it counted
+            Journal(str(tmp_path / "journal.sqlite"), "hostmaster", CONFIG.host).close()
+        case = Case(tmp_path, generations_above=1_000)
+        found = case.journal.next_number("generation")
+        assert highest < found < highest + 10_000
+        highest = found
+        case.core.halt()
+        case.journal.close()
+
+
 def test_a_host_that_has_just_started_and_made_no_vm_yet_publishes_what_it_has(tmp_path: Path) -> None:
     case = Case(tmp_path)
     metrics = Metrics("hostmaster", CONFIG.host)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from wnod.journal import Journal, JournalError, JournalOld
+from wnod.journalmark import AHEAD
 from wnod.service import CONFIG, _cannot_start
 
 
@@ -78,6 +79,31 @@ def test_a_mark_that_a_machines_crash_left_behind_keeps_nobody_out(path: Path, c
         mark.write_bytes(content)
     write(path, 3)
     assert int(mark.read_bytes().split()[0]) > 3
+
+
+def test_a_mark_of_an_older_wnod_is_read_and_says_nothing_of_numbers(path: Path) -> None:
+    write(path, 1)
+    mark = path.with_name("journal.sqlite.mark")
+    commits, journal, _ = mark.read_bytes().split()
+    mark.write_bytes(commits + b" " + journal + b"\n")
+    journal_now = Journal(str(path), "bait", "bait1")
+    assert journal_now.below == 0
+    journal_now.close()
+    mark.write_bytes(b"%020d %s\n" % (int(commits) + 9, journal))
+    with pytest.raises(JournalOld):
+        write(path)
+
+
+def test_numbers_are_below_the_mark_though_its_last_minutes_never_reached_the_disk(path: Path) -> None:
+    mark = path.with_name("journal.sqlite.mark")
+    journal, seen = Journal(str(path), "hostmaster", "h1"), list[int]()
+    for start in range(0, 4 * AHEAD, AHEAD // 4):
+        with journal.transaction():
+            highest = max(journal.next_number("generation") for _ in range(AHEAD // 4))
+        seen.append(int(mark.read_bytes().split()[2]))
+        minutes_ago = seen[max(0, len(seen) - 4)]
+        assert minutes_ago > highest > start
+    journal.close()
 
 
 def test_damage_of_every_place_is_called_damage_or_does_no_harm(path: Path) -> None:
