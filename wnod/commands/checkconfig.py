@@ -1,6 +1,7 @@
 """`wnod check-config`: read configuration files, say everything that is wrong, touch nothing else."""
 
 import argparse
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -34,7 +35,8 @@ _TYPES: dict[str, type[msgspec.Struct]] = {"hostmaster": HostmasterConfig, "bait
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `wnod check-config`."""
-    parser.add_argument("files", nargs="*", metavar="FILE", help="default: those of the three that are in --etc")
+    text = "default: those of the three that are in --etc, and the catalogue that hostmaster.yaml names"
+    parser.add_argument("files", nargs="*", metavar="FILE", help=text)
     parser.add_argument("--kind", choices=tuple(_LOADERS), help="what the files are (default: seen from their content)")
     parser.add_argument("--etc", default=ETC, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print the mistakes as JSON")
@@ -42,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the files; exit code 0 if all are fine, 1 if not, 2 if there is none."""
-    files = args.files or [path for kind in _LOADERS if os.path.lexists(path := f"{args.etc}/{kind}.yaml")]
+    files = dict.fromkeys(args.files, args.kind) or _own_files(args.etc)
     if not files:
         complain(f"no configuration file in {args.etc!r}: name the files")
         return USAGE
-    mistakes = [mistake for path in files for mistake in _check(path, args.kind)]
+    mistakes = [mistake for path, kind in files.items() for mistake in _check(path, kind)]
     if args.json:
         print_json([asdict(mistake) for mistake in mistakes])
     else:
@@ -56,6 +58,18 @@ def run(args: argparse.Namespace) -> int:
                 print(f"{quoted_path(path)}: fine")
         complain("\n".join(map(str, mistakes)))
     return PROBLEM if mistakes else OK
+
+
+def _own_files(etc: str) -> dict[str, str]:
+    """Each file that daemons with their configuration there would read, and as what."""
+    files = {path: kind for kind in _LOADERS if os.path.lexists(path := f"{etc}/{kind}.yaml")}
+    host = f"{etc}/hostmaster.yaml"
+    with contextlib.suppress(ConfigMistakes):
+        if host in files:
+            named = load_hostmaster(host).catalogue
+            prepared = f"{etc}/{os.path.basename(named)}"  # for /etc/wnod, in another directory
+            files[prepared if os.path.lexists(prepared) else named] = "catalogue"
+    return files
 
 
 def _check(path: str, kind: str | None) -> tuple[Mistake, ...]:

@@ -338,6 +338,28 @@ def test_check_config_without_files_takes_those_that_are_there(wnod: Any, tmp_pa
     assert wnod("check-config", "--etc", f"{tmp_path}/nothing").code == 2
 
 
+def test_check_config_without_files_takes_the_catalogue_that_the_hostmaster_would(wnod: Any, tmp_path: Path) -> None:
+    """`wnod check-config` said that all was fine, and the daemon did not start with it."""
+    write_configs(tmp_path, etc := tmp_path / "etc")
+    host, site = etc / "hostmaster.yaml", tmp_path / "site.yaml"
+    named = host.read_text().replace(f"{etc}/catalogue.yaml", str(site))
+    host.write_text(named if str(site) in named else f"{named}catalogue: {site}\n")
+    (etc / "catalogue.yaml").rename(site)
+    assert f"{site}: fine" in wnod("check-config", "--etc", str(etc)).out
+    site.write_text(site.read_text().replace("cpus", "cups"))
+    assert f"{site}:" in wnod("check-config", "--etc", str(etc)).err
+    site.unlink()
+    shown = wnod("check-config", "--etc", str(etc))
+    assert (shown.code, f"{site}:1: cannot be read" in shown.err) == (1, True)
+
+
+def test_check_config_reads_a_daemons_own_file_as_that_daemon_does(wnod: Any, tmp_path: Path) -> None:
+    write_configs(tmp_path, etc := tmp_path / "etc")
+    (etc / "bait.yaml").write_text((etc / "hostmaster.yaml").read_text())
+    shown = wnod("check-config", "--etc", str(etc))
+    assert (shown.code, f"{etc}/bait.yaml: fine" in shown.out) == (1, False)
+
+
 @pytest.mark.parametrize("kind", ["hostmaster", "bait", "catalogue"])
 def test_check_config_sees_what_a_file_is(wnod: Any, tmp_path: Path, kind: str) -> None:
     write_configs(tmp_path, tmp_path / "etc")
