@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wnod.image import manifest
-from wnod.image.errors import BuildError
+from wnod.image.errors import BuildError, ImageError
 from wnod.image.initrd import Entry, write_cpio
 from wnod.image.kernel import Kernel, unpack_kernel
 from wnod.image.manifest import Image, Manifest
@@ -45,7 +45,8 @@ class Paths:
 def build_image(recipe: Recipe, paths: Paths, progress: Progress) -> Image:
     """Build, and return the image at OUTPUT/<name>/<first 12 digits of its id>.
 
-    An equal image that is already there is kept, and returned. Raises ImageError; then nothing is left behind.
+    An equal image that is already there is kept, and returned; a damaged one is replaced. Raises ImageError; then
+    nothing is left behind.
     """
     with _scratch(paths.output / recipe.name) as scratch:
         tree, result = scratch / "tree", scratch / "image"
@@ -140,10 +141,26 @@ def _publish(result: Path, final: Path, made: Manifest) -> Image:
         path.chmod(0o444)
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    if final.exists():
+    if _is_there(final, made):
         shutil.rmtree(result)
+        return Image(final, made)
+    damaged = result.with_name(f".damaged-{final.name}")  # out of the way until all is done
+    if os.path.lexists(final):
+        final.rename(damaged)
+    result.rename(final)
+    if damaged.is_dir() and not damaged.is_symlink():
+        shutil.rmtree(damaged)
     else:
-        result.rename(final)
-    image = Image(final, made)
+        damaged.unlink(missing_ok=True)
     manifest.verify(manifest.load(final))
-    return image
+    return Image(final, made)
+
+
+def _is_there(final: Path, made: Manifest) -> bool:
+    """True if this very image is there and whole."""
+    try:
+        image = manifest.load(final)
+        manifest.verify(image)
+    except ImageError:
+        return False
+    return image.manifest == made

@@ -35,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
     except ImageError as e:
         print(e, file=sys.stderr)
         return 1
+    except OSError as e:
+        where = e.filename or getattr(args, "output", None) or args.directory
+        print(f"{where}: {e.strerror or e}; is there room, and may you write there?", file=sys.stderr)
+        return 1
     print(json.dumps(_facts(image), sort_keys=True) if args.json else _sentence(image))
     return 0
 
