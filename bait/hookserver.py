@@ -19,6 +19,7 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
 from wnod import unixsocket
+from wnod.logs import Sparing
 
 LINE_LIMIT = 1024
 TEXT_LIMIT = 500
@@ -94,6 +95,7 @@ class HookServer:
         self.limit_s = limit_s
         self.line_s = line_s
         self.uid_of = uid_of
+        self.sparing = Sparing(reactor)
         self.answered: Callable[[float], None] = lambda seconds: None
         """Called when a starter has hung up, with the seconds from its question to its answer, if not to its end."""
         self._path = path
@@ -211,7 +213,8 @@ class _Connection(LineOnlyReceiver):
     def _doubt(self, why: str) -> None:
         """Hand back because of the starter or the clock, not because anybody decided so."""
         if not self._answered:
-            self.log.warn("hook: uid {uid}: {why}; handed back", uid=self._uid, why=why, call=self._call)
+            if self._server.sparing.due(self._uid):
+                self.log.warn("hook: uid {uid}: {why}; handed back", uid=self._uid, why=why, call=self._call)
             self.tell(Answer("hand-back", why))
 
     def _failed(self, failure: Failure) -> None:

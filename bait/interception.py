@@ -19,6 +19,7 @@ from bait.rules.match import Impossible, Wanted
 from protocol.ids import EnvironmentName, LeaseId, Run, Shape
 from protocol.messages import Capacity
 from wnod.config import Rule
+from wnod.logs import Sparing
 
 LOOK_AGAIN_S = 0.1
 """How often it is looked whether the host has said what it has: a bait that has just started does not know yet."""
@@ -41,12 +42,16 @@ class Interception:
     """How long a job is kept for a host that has not said yet what it has; then it goes back to the queue."""
     log: Logger = field(default_factory=lambda: Logger("bait.interception"))
 
+    def __post_init__(self) -> None:
+        self._sparing = Sparing(self.clock)
+
     async def intercepted(self, call: HookCall) -> Answer:
         """Answer one starter; comes back when the job may leave the bait."""
         run = Run(cluster=self.cluster, job=call.job, task=call.task, restart=call.restart)
         job = await self._claimed(run, call.uid)
         if isinstance(job, Answer):
-            self.log.warn("starter of uid {uid} for {run}: {why}", uid=call.uid, run=str(run), why=job.text)
+            if self._sparing.due(call.uid):
+                self.log.warn("starter of uid {uid} for {run}: {why}", uid=call.uid, run=str(run), why=job.text)
             return job
         self.follower.supersede(run)
         lease = self.follower.of_run(run)

@@ -9,9 +9,11 @@ import contextlib
 import json
 import re
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from typing import IO, Literal
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
@@ -35,6 +37,26 @@ _NOT_IDENTITIES = ("log_", "time", "format", "isError", "failure", "message", "s
 _TAKEN = ("level", "where", "text", "traceback")
 MAX_LINE = 16_384
 """Journald splits longer lines, which would no longer be JSON."""
+
+
+WINDOW_S, MOST_SAID, MOST_WHO = 60.0, 20, 1000
+
+
+class Sparing:
+    """Whether to say what somebody can bring about as often as he likes: MOST_SAID times in a minute for each."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._since = -WINDOW_S
+        self._said: Counter[int] = Counter()
+
+    def due(self, who: int) -> bool:
+        """True if it is to be said; then it is counted."""
+        now: float = self._clock.seconds()
+        if now - self._since >= WINDOW_S or len(self._said) >= MOST_WHO:
+            self._since, self._said = now, Counter()
+        self._said[who] += 1
+        return self._said[who] <= MOST_SAID
 
 
 def start_logs(level: str = "info", format_: Format = "json", stream: IO[str] = sys.stderr) -> None:

@@ -15,10 +15,12 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from bait.hookserver import Answer, HookCall, HookServer
+from wnod.logs import MOST_SAID
 
 LINE = b'{"version":1,"job":"12","task":null,"restart":0,"step":"batch"}\n'
 
@@ -200,6 +202,27 @@ class HookServerTests(SynchronousTestCase):
         assert call.gone.called
         assert (self.clock.getDelayedCalls(), self.server.waiting()) == ([], 0)
         self.decisions.pending[0].callback(Answer("park"))  # decided for nobody: no error
+
+    def test_what_a_user_does_wrong_is_said_some_times_in_a_minute_and_not_as_often_as_he_likes(self) -> None:
+        """A loop around the socket would fill the log, and journald would leave out what others have to say."""
+        said: list[Any] = []
+        observer = said.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+        def rubbish(uid: int, line: bytes) -> None:
+            starter = self.starter(uid, line)
+            assert self.word(starter) == "hand-back"
+            starter.leave()
+
+        for number in range(500):
+            rubbish(1000, b"rubbish %d\n" % number)
+        assert len(said) == MOST_SAID
+        rubbish(1001, b"rubbish\n")
+        assert len(said) == MOST_SAID + 1, "another user"
+        self.clock.advance(60)
+        rubbish(1000, b"rubbish\n")
+        assert len(said) == MOST_SAID + 2
 
     def test_one_users_connections_are_bounded_and_do_not_hurt_others(self) -> None:
         crowd = [self.starter(uid=1) for _ in range(4)]
