@@ -9,7 +9,8 @@ class Notify:
     """Sends to the socket systemd named in the environment; without one, every call does nothing."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        self._address = environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
+        address = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
         watchdog = environ.get("WATCHDOG_USEC", "")
         self.watchdog_s = int(watchdog) / 2e6 if watchdog.isdigit() and int(watchdog) else None
         """How often `alive` has to be called: half of what systemd allows; None if it does not watch."""
@@ -36,6 +37,6 @@ class Notify:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
                 out.setblocking(False)
-                out.sendto(text.encode(), self._address)
+                out.sendto(text.encode("utf-8", "replace"), self._address)
         except OSError:
             pass  # systemd's trouble is not ours: a missed WATCHDOG it will notice itself
