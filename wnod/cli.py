@@ -5,7 +5,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from wnod import wnod_version
 from wnod.commands.text import plain
@@ -26,7 +26,13 @@ _CODES = "exit codes: 0 fine, 1 a problem was found, 2 wrong usage, 3 a daemon d
 
 
 class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one printable line, whatever was typed."""
+    """An ArgumentParser whose errors are one printable line, whatever was typed, and whose help tells the exit codes.
+
+    So are the parsers of its subcommands, and of theirs.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{"epilog": _CODES, **given})
 
     def error(self, message: str) -> NoReturn:
         """Print and exit with code 2."""
@@ -56,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser, with the options of the one subcommand that is named: the others stay unimported."""
-    parser = _Parser(prog="wnod", description="Worker Nodes on Demand.", epilog=_CODES)
+    parser = _Parser(prog="wnod", description="Worker Nodes on Demand.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     actions = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     named = next((word for word in words if not word.startswith("-")), "")
     for name, (module, text) in COMMANDS.items():
-        action = actions.add_parser(name, help=text, description=text, epilog=_CODES)
+        action = actions.add_parser(name, help=text, description=text)
         if name == named:
             importlib.import_module(module).add_arguments(action)
     return parser

@@ -29,6 +29,7 @@ from wnod.logs import LEVELS, start_logs
 from wnod.notify import Notify
 
 OK, FAILED, USAGE, CONFIG = 0, 1, 2, 78
+_CODES = "exit codes: 0 stopped in order, 1 could not start or gave up, 2 wrong usage, 78 wrong configuration"
 SETTLED_S = 10.0
 """So long after a start, what it has made is there to stay."""
 YOUNG = 50_000
@@ -206,7 +207,7 @@ def _install_hang_up(reactor: Any, service: Service) -> None:
 
 def _parser(role: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {role}", description=f"The wnod {role}. docs/operate.md tells more."
+        prog=f"python -m {role}", description=f"The wnod {role}. docs/operate.md tells more.", epilog=_CODES
     )
     parser.add_argument("--config", default=f"/etc/wnod/{role}.yaml", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--log-level", default="info", choices=LEVELS, help="default: %(default)s")

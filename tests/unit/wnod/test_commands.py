@@ -415,6 +415,20 @@ def test_every_command_has_help(wnod: Any, name: str) -> None:
     assert COMMANDS[name][1] in " ".join(shown.out.split())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *((name,) for name in COMMANDS),
+        *(("vm", action) for action in ("pause", "resume", "keep", "kept", "drop")),
+        *(("pki", action) for action in ("init", "issue", "renew", "show")),
+        ("env", "list"), ("image", "build"), ("image", "verify"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_help_tells_the_exit_codes(wnod: Any, words: tuple[str, ...]) -> None:
+    assert "exit codes: 0 fine, 1 a problem" in " ".join(wnod(*words, "--help").out.split())
+
+
 @pytest.mark.parametrize("words", [(), ("stauts",), ("status", "--jason"), ("x" * 10_000,), ("a\nb\x1b[2J",), ("env",)])
 def test_wrong_usage_is_one_clear_line(wnod: Any, words: tuple[str, ...]) -> None:
     shown = wnod(*words)

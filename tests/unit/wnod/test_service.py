@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -15,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from wnod.config.mistakes import ConfigMistakes, Mistake
 from wnod.notify import Notify
-from wnod.service import FAILED, OK, SETTLED_S, STOP_LIMIT_S, YOUNG, Service
+from wnod.service import FAILED, OK, SETTLED_S, STOP_LIMIT_S, USAGE, YOUNG, Service, _parser
 
 
 class Told(Notify):
@@ -53,6 +54,13 @@ class FakeDaemon:
         self.events.append("reload")
         if self.broken:
             raise self.broken
+
+
+@pytest.mark.parametrize("role", ["hostmaster", "bait"])
+def test_a_daemons_help_tells_the_exit_codes(role: Literal["hostmaster", "bait"]) -> None:
+    shown = " ".join(_parser(role).format_help().split())
+    assert f"exit codes: {OK} stopped in order, {FAILED} could" in shown
+    assert f"{USAGE} wrong usage, 78 wrong configuration" in shown
 
 
 class ServiceTests(SynchronousTestCase):
