@@ -34,6 +34,9 @@ IfName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z", desc
 LONGEST_BOOT_S = 600.0
 """With registering and silence less than the patience of bait.rules.note, after which others give a job back."""
 
+LONGEST_SOCKET = 107
+"""Bytes of a Unix socket's path."""
+
 LONGEST_PAUSE_S = 90.0
 PAUSE_PART = 0.3
 """Of the LRMS's give-up time: less than the third after which it asks a node for a sign of life (Slurm does)."""
@@ -205,6 +208,7 @@ class HostmasterConfig(ConfigStruct, frozen=True):
         for name in ("name", "mac"):
             yield from _repeated(slots, name)
         yield from _repeated_addresses(slots)
+        yield from _long_names(slots, str(fields.get("runtime") or ""))
         mounts: Sequence[Any] = fields.get("mounts") or ()
         yield from _twice("mounts", [getattr(mount, "target", None) for mount in mounts], "target")
         if fields.get("metrics") is not None and fields.get("metrics") == fields.get("listen"):
@@ -218,6 +222,15 @@ class HostmasterConfig(ConfigStruct, frozen=True):
 def _repeated(slots: Sequence[Any], field: str) -> Iterator[Complaint]:
     """Slots that could not be read whole are compared in the fields that could."""
     yield from _twice("slots", [getattr(slot, field, None) for slot in slots], field)
+
+
+def _long_names(slots: Sequence[Any], runtime: str) -> Iterator[Complaint]:
+    """A VM's channel is a socket, and the path of one has a limit."""
+    most = LONGEST_SOCKET - len(f"{runtime}/guests/-g9999999999.sock".encode())
+    for index, slot in enumerate(slots):
+        if len(getattr(slot, "name", "")) > most:
+            text = f"expected at most {max(most, 0)} characters, because a socket below runtime is named after it"
+            yield Complaint(("slots", index, "name"), text, "or configure a shorter runtime directory")
 
 
 def _repeated_addresses(slots: Sequence[Any]) -> Iterator[Complaint]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hostmaster.edges.guests import GuestChannels
 from protocol.ids import Room, Shape
 from wnod.config import (
     BaitConfig,
@@ -154,6 +155,14 @@ def test_the_catalogue_is_what_it_says(tmp_path: Path) -> None:
     assert environment.largest == Shape(cpus=2, memory_mib=1024, disk_mib=200)
 
 
+def test_the_longest_name_of_a_vm_makes_a_channel(tmp_path: Path) -> None:
+    """Longer ones were accepted, and no VM of such a slot was ever made."""
+    config = load_hostmaster(written(tmp_path / "hostmaster.yaml", HOSTMASTER.replace("vm1", "v" * 62)))
+    channels = GuestChannels(None, f"{config.runtime}/guests", lambda name, said: None, frozenset)
+    path = channels._path(f"{config.slots[0].name}-g{10**10 - 1}")
+    assert len(path) == 107
+
+
 def test_configuration_cannot_be_changed_by_accident(tmp_path: Path) -> None:
     config = load_hostmaster(written(tmp_path / "h.yaml", HOSTMASTER))
     with pytest.raises(AttributeError):
@@ -206,6 +215,8 @@ CASES = [
     ("hostmaster", HOSTMASTER + "state: /var/../etc\n", "state", 11, "without . and .."),
     ("hostmaster", HOSTMASTER + 'state: "/a\\nb"\n', "state", 11, "control characters"),
     ("hostmaster", HOSTMASTER + f"runtime: /{'r' * 90}\n", "runtime", 11, "80 bytes"),
+    ("hostmaster", HOSTMASTER + f"runtime: /{'r' * 79}\n", "slots[0].name", 6, "at most 2 characters"),
+    ("hostmaster", HOSTMASTER.replace("vm1", "v" * 63), "slots[0].name", 6, "at most 62 characters"),
     ("hostmaster", HOSTMASTER + "runtime: /var/lib/wnod/hostmaster\n", "runtime", 11, "another directory"),
     ("hostmaster", HOSTMASTER + "times: {boot_limit_s: -1}\n", "times.boot_limit_s", 11, "above 0"),
     ("hostmaster", HOSTMASTER + "times: {boot_limit_s: 601}\n", "times.boot_limit_s", 11, "at most 600"),
