@@ -76,8 +76,10 @@ class Guest:
         }
         self.console = (directory / "console").open("w+")
         self._slave = slave
+        self._pid = directory / "pid"
+        start = f"while :; do {' '.join(self.shell)} {self.scripts}/agent & echo $! >{self._pid}; wait; done"
         self._agent = subprocess.Popen(
-            [*self.shell, str(self.scripts / "agent")],
+            ["/bin/sh", "-c", start],  # as the guest's init does, which starts it again
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=self.console,
@@ -122,6 +124,10 @@ if [ {name} = mount ]; then echo "x $target nfs4" >>{self.mounts}; else : >{self
         os.close(self._master)
         os.close(self._slave)
         self.console.close()
+
+    def kill_agent(self) -> None:
+        """It dies; what it has started in the background does not, and it is started again."""
+        os.kill(int(self._pid.read_text()), 9)
 
     def send(self, *lines: str) -> None:
         """Say these lines as the hostmaster."""

@@ -41,6 +41,18 @@ def test_says_ready_again_to_a_hostmaster_that_greets_it_again(guest: Guest) -> 
     guest.line("ready")
 
 
+def test_an_agent_that_is_started_again_hears_all_that_it_is_told(guest: Guest) -> None:
+    """What an agent that had died left behind took some of the port's bytes."""
+    guest.settle()
+    for lives in range(2, 4):
+        guest.kill_agent()
+        while guest.said().count(" agent\n") < lives:
+            guest.line("hello")
+    for _ in range(30):
+        guest.send("welcome 1 1")
+        guest.line("ready", patience=3)
+
+
 def test_an_lrms_that_is_not_in_the_image_is_a_failure_with_its_stage(guest: Guest) -> None:
     guest.send("set lrms htcondor", "go")
     line = guest.line("failed")
