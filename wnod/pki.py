@@ -105,6 +105,8 @@ def renew(directory: Path, identity: Identity, now: dt.datetime, days: int = LEA
 
 def issued(directory: Path) -> list[Issued]:
     """Every certificate in the directory, the authority first. Raises PkiMistake."""
+    if not (directory / "ca.pem").exists():
+        raise _no_authority(directory / "ca.pem", directory)
     paths = sorted(directory.glob("*.pem"), key=lambda path: (path.name != "ca.pem", path.name))
     return [_described(_read_certificate(path), path, path.with_suffix(".key"), made=False) for path in paths]
 
@@ -182,7 +184,11 @@ def _read_authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurve
     try:
         return _read_certificate(directory / "ca.pem"), _read_key(directory / "ca.key")
     except FileNotFoundError as e:
-        raise PkiMistake(f"{e.filename} does not exist: make the authority with `wnod pki init {directory}`") from e
+        raise _no_authority(e.filename, directory) from e
+
+
+def _no_authority(missing: object, directory: Path) -> PkiMistake:
+    return PkiMistake(f"{missing} does not exist: make the authority with `wnod pki init {directory}`")
 
 
 def _read_certificate(path: Path) -> x509.Certificate:
@@ -282,4 +288,4 @@ def _table(results: list[Issued]) -> str:
         + (" (new)" if item.made else "")
         for item in results
     ]  # fmt: skip
-    return "\n".join(lines) or "nothing issued yet"
+    return "\n".join(lines)

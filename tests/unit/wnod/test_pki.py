@@ -116,6 +116,18 @@ def test_what_was_never_issued_cannot_be_renewed(directory: Path) -> None:
         pki.renew(directory, HOST, NOW)
 
 
+def test_what_holds_no_authority_is_not_shown_as_an_empty_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelt directory held nothing, and that was fine."""
+    parser = argparse.ArgumentParser()
+    pki.add_arguments(parser)
+    for words in (["show", str(tmp_path / "nowhere")], ["show", str(tmp_path), "--json"]):
+        assert pki.run(parser.parse_args(words)) == 1
+        shown = capsys.readouterr()
+        assert (shown.out, "ca.pem does not exist: make the authority" in shown.err) == ("", True)
+
+
 def test_without_an_authority_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(pki.PkiMistake, match="wnod pki init"):
         pki.issue(tmp_path, HOST, NOW)
