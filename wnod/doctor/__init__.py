@@ -11,6 +11,7 @@ from wnod.config import (
     Catalogue,
     ConfigMistakes,
     HostmasterConfig,
+    TlsFiles,
     load_bait,
     load_catalogue,
     load_hostmaster,
@@ -66,6 +67,10 @@ def _loaded(
         return mistakes
 
 
+def _readers(role: str, state: str, tls: TlsFiles, more: dict[str, str]) -> Iterator[Finding]:
+    return certificates.check_readers({"tls.key": tls.key, **more}, f"wnod-{role}", state)
+
+
 def _of_hostmaster(config: HostmasterConfig) -> list[Check]:
     return [
         ("libvirt", lambda: hypervisor.check_libvirt(config.hypervisor)),
@@ -76,6 +81,7 @@ def _of_hostmaster(config: HostmasterConfig) -> list[Check]:
         ("port", lambda: network.check_ports("hostmaster", config.runtime, (config.listen, config.metrics))),
         ("certificate", lambda: certificates.check_tls("host", config.host, config.tls)),
         ("munge key", lambda: certificates.check_secret("munge key", config.lrms.munge_key)),
+        ("readers", lambda: _readers("hostmaster", config.state, config.tls, {"munge key": config.lrms.munge_key})),
         ("guest files", lambda: images.check_guest_files(config.lrms.guest_files)),
         ("journal", lambda: journals.check_journal(config.state, "hostmaster", config.host)),
     ]
@@ -88,6 +94,7 @@ def _of_bait(config: BaitConfig) -> list[Check]:
         ("port", lambda: network.check_ports("bait", config.runtime, (config.metrics,))),
         ("hostmaster", lambda: network.check_reachable("to hostmaster", config.hostmaster.address)),
         ("certificate", lambda: certificates.check_tls("bait", config.bait, config.tls)),
+        ("readers", lambda: _readers("bait", config.state, config.tls, {})),
         ("journal", lambda: journals.check_journal(config.state, "bait", config.bait)),
     ]
 

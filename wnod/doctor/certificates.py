@@ -1,8 +1,10 @@
 """Are certificate, key and secrets good, for long enough, and for this daemon's eyes only?"""
 
+import contextlib
 import os
+import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -12,8 +14,9 @@ from cryptography.exceptions import InvalidSignature
 
 from protocol.errors import TheirMistake
 from protocol.tls import Identity, Role, Tls, TlsMistake
+from wnod.commands.text import user_name
 from wnod.config import TlsFiles
-from wnod.doctor.finding import Finding, Verdict
+from wnod.doctor.finding import CommandFailed, Finding, Verdict, output_of
 
 SOON = timedelta(days=30)
 
@@ -60,3 +63,27 @@ def check_secret(name: str, path: str) -> Iterator[Finding]:
         yield Finding(name, Verdict.BAD, f"{path}: mode {mode:04o}: others can read it", f"chmod 0600 {path}")
     else:
         yield Finding(name, Verdict.OK, f"{path}: mode {mode:04o}")
+
+
+def check_readers(
+    secrets: Mapping[str, str], unit: str, state: str, ask: Callable[[Sequence[str]], str] = output_of
+) -> Iterator[Finding]:
+    """The daemon's own user owns the secrets, and not who made them: root, who mostly asks, could read them anyway."""
+    reader = _runs_as(unit, state, ask)
+    for name, path in secrets.items() if reader else ():
+        with contextlib.suppress(OSError):  # `check_secret` tells
+            owner = os.stat(path).st_uid
+            if owner != reader:
+                text = f"{path}: belongs to {user_name(owner)}, the daemon runs as {user_name(reader)}"
+                remedy = f"chown {user_name(reader)} {path}"
+                yield Finding(name, Verdict.BAD, f"{text} and cannot read it", remedy)
+
+
+def _runs_as(unit: str, state: str, ask: Callable[[Sequence[str]], str]) -> int | None:
+    """The uid that systemd gives the daemon, else whose its state directory is. None: nobody knows."""
+    try:
+        return pwd.getpwnam(ask(["systemctl", "show", "--property=User", "--value", unit]).strip()).pw_uid
+    except (CommandFailed, KeyError):
+        with contextlib.suppress(OSError):
+            return os.stat(state).st_uid
+    return None

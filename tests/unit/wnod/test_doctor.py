@@ -3,9 +3,11 @@
 import datetime as dt
 import json
 import os
+import pwd
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -253,6 +255,27 @@ def test_a_missing_or_broken_certificate(tls: TlsFiles) -> None:
     assert certificate(tls).verdict is BAD
     os.unlink(tls.certificate)
     assert certificate(tls).verdict is BAD
+
+
+def test_a_secret_that_its_daemon_cannot_read(tls: TlsFiles, tmp_path: Path) -> None:
+    """Root, who asks, can read it; wnod-host cannot, and no guest gets its key."""
+    me, other = (
+        pwd.getpwuid(os.geteuid()),
+        next(user for user in pwd.getpwall() if user.pw_uid not in (0, os.geteuid())),
+    )
+    secrets = {"tls.key": tls.key, "munge key": f"{tls.key}.none"}
+
+    def found(ask: Any, state: str = "/none") -> list[Finding]:
+        return list(certificates.check_readers(secrets, "wnod-hostmaster", state, ask))
+
+    (finding,) = found(says(f"{other.pw_name}\n"))
+    assert (finding.name, finding.verdict) == ("tls.key", BAD)
+    assert f"belongs to {me.pw_name}, the daemon runs as {other.pw_name}" in finding.text
+    assert finding.remedy == f"chown {other.pw_name} {tls.key}"
+    assert found(says(f"{me.pw_name}\n")) == []
+    for ask in (fails("systemctl: not installed"), says("\n"), says("no-such-user\n")):
+        assert found(ask) == [], "nobody knows who it will be"
+        assert found(ask, str(tmp_path)) == [], "whose the state directory is"
 
 
 def test_a_secret_that_others_can_read(tls: TlsFiles) -> None:
