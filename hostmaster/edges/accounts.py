@@ -75,10 +75,14 @@ class NameService:
 
     def _hear(self, uid: int, answer: Account | Exception) -> None:
         self._asking.discard(uid)
-        if isinstance(answer, Account | NoSuchAccount):
+        before, _ = self._known.get(uid, (None, 0.0))
+        is_lost = isinstance(answer, NoSuchAccount) and isinstance(before, Account)  # its directory is: so says libc
+        if isinstance(answer, Account | NoSuchAccount) and not is_lost:
             self._known[uid] = (answer, self.reactor.seconds())
             self.answered(uid)
         else:
+            if isinstance(before, Account):
+                self._known[uid] = (before, self.reactor.seconds())  # not to be asked by each request
             self._log.error("the name service cannot say who user {uid} is: {error}", uid=uid, error=answer)
 
 

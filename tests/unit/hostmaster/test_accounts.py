@@ -85,7 +85,27 @@ def test_an_answer_that_was_there_counts_until_there_is_another(directory: Direc
     directory.trouble = OSError("down")
     directory.answer()
     assert directory.service.account(1000) == ALICE, "trouble is no answer"
+    assert directory.waiting == 0, "it is not asked by each request"
     directory.trouble = None
+    directory.clock.advance(FRESH_S)
+    assert directory.service.account(1000) == ALICE
+    directory.answer()
+    assert directory.service.account(1000) == moved
+
+
+def test_a_user_who_was_known_does_not_become_nobody(directory: Directory) -> None:
+    """A name service that has lost its directory answers as if there were no such user; his jobs would be refused."""
+    with pytest.raises(AccountUnknown):
+        directory.service.account(1000)
+    directory.answer()
+    del directory.people[1000]
+    for _ in range(3):
+        directory.clock.advance(FRESH_S)
+        assert directory.service.account(1000) == ALICE
+        directory.answer()
+    directory.people[1000] = moved = Account("alice:x:1000:1000::/new:/bin/sh")
+    directory.clock.advance(FRESH_S)
+    assert directory.service.account(1000) == ALICE
     directory.answer()
     assert directory.service.account(1000) == moved
 
