@@ -47,8 +47,7 @@ class HostmasterDaemon:
         self.config = config
         self.log = Logger("hostmaster")
         self._context = context
-        os.makedirs(config.state, mode=0o711, exist_ok=True)
-        os.makedirs(f"{config.state}/console", mode=0o711, exist_ok=True)
+        _make_directories(Path(config.state))
         catalogue = load_catalogue(config.catalogue)
         self.metrics = Metrics("hostmaster", config.host)
         self.journal = Journal(
@@ -237,6 +236,16 @@ class HostmasterDaemon:
         if not steps:
             return None
         return {"job": job, "text": steps[-1].text, "steps": [{"at": s.at, "text": s.text} for s in steps]}
+
+
+def _make_directories(state: Path) -> None:
+    """QEMU passes through to what it opens itself, whatever our umask is. A state directory that was there is its
+    maker's."""
+    console = state / "console"
+    ours = (console,) if state.is_dir() else (state, console)
+    console.mkdir(parents=True, exist_ok=True)
+    for directory in ours:
+        directory.chmod(0o711)
 
 
 def _sources(catalogue: Catalogue) -> dict[EnvironmentName, Source]:
