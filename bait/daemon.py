@@ -34,7 +34,7 @@ class BaitDaemon:
         self.config = config
         os.makedirs(config.state, mode=0o700, exist_ok=True)
         self.metrics = Metrics("bait", config.bait)
-        self.numbers = Numbers(self.metrics)
+        self.numbers = Numbers(self.metrics, reactor.seconds)
         path = f"{config.state}/journal.sqlite"
         self.journal = Journal(path, "bait", config.bait, committed=self.metrics.committed)
         settings = config.lrms

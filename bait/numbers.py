@@ -1,17 +1,21 @@
 """The bait's metrics: times taken from the leases as they change, counts when somebody asks."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bait.rules.lease import Lease, Phase
 from wnod.metrics import STAGES, Metrics
+
+LONG_S = 1800.0
+"""A job that has been parked for longer will hardly get its VM by itself."""
 
 
 class Numbers:
     """Publishes leases by phase, the time of each stage, and what became of the jobs."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, now: Callable[[], float]) -> None:
         self._metrics = metrics
+        self._now = now
         self._leases: Iterable[Lease] = ()
         metrics.before_text(self._publish)
         self._observe = {stage: metrics.expect("wnod_bait_stage_seconds", stage=stage) for stage in STAGES}
@@ -34,6 +38,9 @@ class Numbers:
         phases = Counter({str(phase): 0 for phase in Phase})
         phases.update(str(lease.phase) for lease in self._leases)
         self._metrics.set_all("wnod_bait_leases", "phase", {phase: float(n) for phase, n in phases.items()})
+        latest = self._now() - LONG_S
+        long = sum(lease.phase is Phase.PARKED and lease.since < latest for lease in self._leases)
+        self._metrics.set("wnod_bait_jobs_parked_long", long)
 
     def opened(self, is_open: bool) -> None:
         """The bait's node was opened or closed."""

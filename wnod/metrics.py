@@ -61,6 +61,7 @@ HOSTMASTER = (
 )
 BAIT = (
     Spec("wnod_bait_leases", "gauge", "Leases by phase", ("phase",)),
+    Spec("wnod_bait_jobs_parked_long", "gauge", "Jobs that have been parked for more than half an hour"),
     Spec("wnod_bait_open", "gauge", "1 if the bait's node takes jobs"),
     Spec("wnod_bait_closed_total", "counter", "How often the bait was closed"),
     Spec("wnod_bait_opened_total", "counter", "How often the bait was opened"),

@@ -91,7 +91,7 @@ class Bait:
     def __init__(self, socket: str, state: str, jobs: int) -> None:
         self.answers: list[tuple[float, float]] = []
         self.metrics = Metrics("bait", BAIT)
-        self.numbers = Numbers(self.metrics)
+        self.numbers = Numbers(self.metrics, time.time)
         self.lrms = FakeLrms(reactor)
         self.lrms.add_node(BAIT, cpus=jobs, features=(ENVIRONMENT,))
         for _ in range(jobs):

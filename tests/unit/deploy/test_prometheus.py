@@ -121,3 +121,49 @@ def test_prometheus_understands_its_files(tmp_path: Path) -> None:
     ):
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def alarmed(directory: Path, alert: str, at: str, series: dict[str, str], expected: str) -> str:
+    """What `promtool test rules` says of that alert after these samples, one a minute. Empty: it is as expected."""
+    shutil.copy(PROMETHEUS / "wnod-alerts.yml", directory)
+    assert alert in {rule["alert"] for rule in RULES}
+    tests = {
+        "rule_files": ["wnod-alerts.yml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}}) or vector(0)',
+                        "eval_time": at,
+                        "exp_samples": [{"labels": "{}", "value": float(expected)}],
+                    }
+                ],
+            }
+        ],
+    }
+    (directory / "test.yml").write_text(yaml.safe_dump(tests))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(directory / "test.yml")], capture_output=True, text=True, check=False
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+@pytest.mark.parametrize(("long", "expected"), [("0x99", "0"), ("0x50 1x49", "1")])
+def test_a_busy_bait_through_which_jobs_pass_all_the_time_wakes_nobody(
+    tmp_path: Path, long: str, expected: str
+) -> None:
+    series = {
+        'wnod_bait_leases{instance="h1", phase="parked"}': "3x99",
+        'wnod_bait_jobs_parked_long{instance="h1"}': long,
+    }
+    assert alarmed(tmp_path, "WnodJobsParkedLong", "90m", series, expected) == ""
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_a_host_that_was_never_connected_is_alarmed(tmp_path: Path) -> None:
+    series = {'wnod_link_connected{instance="h1", peer="h1"}': "0x9"}
+    assert alarmed(tmp_path, "WnodLinkDown", "5m", series, "1") == ""
