@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
@@ -15,6 +16,10 @@ from wnod import unixsocket
 _log = Logger(namespace="wnod.pages")
 
 JSON = "application/json"
+MOST_BODY = 4096
+"""Bytes of a request's body. None of ours has any."""
+MOST_CONNECTIONS = 100
+"""At a time. Whoever reaches the port may make some, and each takes a descriptor that the daemon may need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,30 @@ async def serve_pages(
         root.putChild(name.encode("ascii"), _Doing(act))
     site: Any = Site(root, timeout=30)  # type: ignore[no-untyped-call]
     site.log = lambda request: None  # an access log line per scrape helps nobody
-    port: IListeningPort = await endpoint.listen(site)
+    site.requestFactory = _Bounded
+    few: Any = _Few(site)  # type: ignore[no-untyped-call]
+    port: IListeningPort = await endpoint.listen(few)
     return port
+
+
+class _Few(WrappingFactory):
+    noisy = False
+
+    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override] # noqa: N802 - Twisted's name
+        """None: one connection too many, it is closed."""
+        return super().buildProtocol(addr) if len(self.protocols) < MOST_CONNECTIONS else None
+
+
+class _Bounded(Request):
+    """Keeps no body: Twisted would write a long one to the disk, as long as somebody sends."""
+
+    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        """Some of the body."""
+        request: Any = self
+        if request.content.tell() + len(data) <= MOST_BODY:
+            super().handleContentChunk(data)  # type: ignore[no-untyped-call]
+        else:
+            request.channel.transport.loseConnection()
 
 
 class _Root(Resource):

@@ -2,14 +2,18 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from wnod.metrics import BAIT, BY_ROLE, COMMON, HOSTMASTER, STAGES, Metrics, Spec, serve_metrics
+from wnod.pages import MOST_BODY, MOST_CONNECTIONS
 
 EVERY = [*COMMON, *HOSTMASTER, *BAIT]
 
@@ -136,3 +140,36 @@ class EndpointTests(SynchronousTestCase):
             assert b"405" in refused.splitlines()[0]
             assert b"Allow: GET, HEAD\r\n" in refused
         assert self.flushWarnings() == [], "nothing of Twisted is used that will go"
+
+    def test_a_body_without_end_is_neither_kept_nor_waited_for(self) -> None:
+        """Any user of the host reaches this port; what he sent was kept on the disk of the journal."""
+        for framing in (b"Content-Length: 1000000000", b"Transfer-Encoding: chunked"):
+            site, transport = self.site(), StringTransport()
+            protocol = site.buildProtocol(None)
+            protocol.makeConnection(transport)
+            protocol.dataReceived(b"POST /metrics HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n")
+            piece = b"x" * 65536
+            for _ in range(4):
+                protocol.dataReceived(b"10000\r\n" + piece + b"\r\n" if b"chunked" in framing else piece)
+            (request,) = protocol.wrappedProtocol._channel.requests
+            assert request.content.seek(0, 2) <= MOST_BODY
+            assert transport.disconnecting
+
+    def test_connections_are_bounded(self) -> None:
+        """Each costs the daemon a descriptor, of which it needs some for its own work."""
+        site = self.site()
+        protocols = [site.buildProtocol(None) for _ in range(MOST_CONNECTIONS)]
+        for protocol in protocols:
+            protocol.makeConnection(StringTransport())
+        assert site.buildProtocol(None) is None
+        protocols[0].connectionLost(Failure(ConnectionDone()))
+        assert site.buildProtocol(None) is not None
+        for protocol in protocols[1:]:
+            protocol.connectionLost(Failure(ConnectionDone()))
+
+    def site(self) -> Any:
+        reactor = MemoryReactorClock()
+        serving = serve_metrics(reactor, "127.0.0.1:9611", Metrics("bait", "b1"))
+        self.successResultOf(Deferred.fromCoroutine(serving))
+        ((_, site, _, _),) = reactor.tcpServers
+        return site
