@@ -227,6 +227,7 @@ class Follower:
             last=view.last.get(lease_id),
             denied=view.denied.get(lease_id),
             lost=view.lost.get(lease_id, ""),
+            ended=view.ended.get(lease_id) == (lease.generation, lease.target),
             node=node is not None,
             node_ready=node is not None and node.state is NodeState.READY,
             up_for_s=self._up_for_s(lease),

@@ -100,7 +100,7 @@ class BaitService:
         if now != self._capacity_told:  # this bait knows other than what all were told: what comes next is news to it
             self._capacity_told, self._capacity_basis = None, None
         self.link.send(peer, now)
-        self.link.send(peer, self._inventory(peer))
+        self._send_inventory(peer)
 
     def disconnected(self, peer: str) -> None:
         """Nothing follows from a lost connection: leases live on until their time to live ends."""
@@ -121,7 +121,7 @@ class BaitService:
                 for lease in message.leases:
                     if self._own(peer, lease) is not None:
                         self.keeper.renew(lease)
-                self.link.send(peer, self._inventory(peer))
+                self._send_inventory(peer)
             case Error():
                 self.log.warn("bait {peer} reports {code}: {text}", peer=peer, code=message.code, text=message.text)
             case _:
@@ -303,9 +303,13 @@ class BaitService:
             lost = VmLost(lease=vm.lease, generation=vm.generation, code=vm.code or Code.VM_DIED, text=text)
             self.link.send(vm.bait, lost)
 
-    def _inventory(self, peer: str) -> HostInventory:
-        mine = tuple(vm.status() for vm in self.keeper.vms.values() if vm.bait == peer)
-        return HostInventory(vms=mine, complete=self._knows_all())
+    def _send_inventory(self, peer: str) -> None:
+        """The ends of runs first: a bait that was away judges a job by them as soon as it knows of its VM."""
+        mine = tuple(vm for vm in self.keeper.vms.values() if vm.bait == peer)
+        for vm in mine:
+            if vm.end is not None:
+                self.finished(vm, vm.end.status)
+        self.link.send(peer, HostInventory(vms=tuple(vm.status() for vm in mine), complete=self._knows_all()))
 
     def _knows_all(self) -> bool:
         """False while there may be VMs that are not on record: a lost journal's, until they are adopted (R13)."""
@@ -314,7 +318,7 @@ class BaitService:
     def send_inventories(self) -> None:
         """Everything to everybody; called every INVENTORY_EVERY_S."""
         for bait in self.link.connected_baits():
-            self.link.send(bait, self._inventory(bait))
+            self._send_inventory(bait)
 
     # --- capacity ------------------------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ class GuestService:
                 self._may_start(vm, said)
             case GuestFinished():
                 if lifecycle.is_end_of(vm, said):
+                    self.keeper.put(lifecycle.ended(vm, said))
                     self.finished(vm, said.status)
             case GuestFailed():
                 self._failed(vm, said)

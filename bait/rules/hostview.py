@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from bait.rules.lease import Denial, VmView
-from protocol.ids import LeaseId, RequestId, Run
+from protocol.ids import Generation, LeaseId, RequestId, Run
 from protocol.messages import (
     Bound,
     Capacity,
@@ -36,6 +36,8 @@ class HostView:
     """The VM of each lease when it was granted or in an inventory, also if it is gone: its node may still be there."""
     denied: dict[LeaseId, Denial] = field(default_factory=dict)
     lost: dict[LeaseId, str] = field(default_factory=dict)
+    ended: dict[LeaseId, tuple[Generation, Run]] = field(default_factory=dict)
+    """The run of which the lease's guest has said that it has ended. A host tells it before it tells of the VM."""
     asking: dict[LeaseId, RequestId] = field(default_factory=dict)
     released: set[LeaseId] = field(default_factory=set)
     """Leases whose VM, if they ever had one, the host has confirmed gone."""
@@ -58,7 +60,7 @@ class HostView:
 
     def forget(self, lease: LeaseId) -> None:
         """The lease is over."""
-        for memory in (self.vms, self.last, self.denied, self.lost, self.asking):
+        for memory in (self.vms, self.last, self.denied, self.lost, self.ended, self.asking):
             memory.pop(lease, None)
         self.released.discard(lease)
 
@@ -84,7 +86,7 @@ class HostView:
 
     def _inventory(self, message: HostInventory) -> frozenset[LeaseId]:
         before = frozenset(self.vms)
-        told = {vm.lease: _view(vm, self.vms.get(vm.lease)) for vm in message.vms if vm.phase is not VmPhase.GONE}
+        told = {vm.lease: _view(vm) for vm in message.vms if vm.phase is not VmPhase.GONE}
         gone = {vm.lease: "the VM is gone" for vm in message.vms if vm.phase is VmPhase.GONE}
         kept = {lease: vm for lease, vm in self.vms.items() if not message.complete or lease in self.asking}
         self.vms = {lease: vm for lease, vm in kept.items() if lease not in gone} | told
@@ -126,9 +128,7 @@ class HostView:
             case Started():
                 self._update(lease, phase=VmPhase.STARTED, boot_id=message.boot_id, bound=True, run=message.run)
             case Finished():
-                vm = self.vms.get(lease)
-                if vm is not None and (vm.generation, vm.run) == (message.generation, message.run):
-                    self._update(lease, ended=True)
+                self.ended[lease] = message.generation, message.run
             case VmLost():
                 self.vms.pop(lease, None)
                 self.lost[lease] = message.text or message.code
@@ -158,6 +158,5 @@ class HostView:
             del self.asking[lease]
 
 
-def _view(vm: VmStatus, before: VmView | None = None) -> VmView:
-    ended = before is not None and before.ended and (before.generation, before.run) == (vm.generation, vm.run)
-    return VmView(vm.generation, vm.vm, vm.phase, vm.run, vm.bound, vm.boot_id, ended)
+def _view(vm: VmStatus) -> VmView:
+    return VmView(vm.generation, vm.vm, vm.phase, vm.run, vm.bound, vm.boot_id)

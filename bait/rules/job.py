@@ -177,7 +177,7 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.run.restart > lease.target.restart:
         if not facts.host_known and not facts.lost:
             return Step(lease, wake_s=times.poll_s)  # whether it has started, only the host can say
-        if _has_started(facts):
+        if _has_started(facts) or facts.ended:
             return _came_back(lease, job, facts, times)
         return Step(_return(lease, facts, f"the run ended before it started in {lease.vm}"))
     if job.run != lease.target:
@@ -240,14 +240,14 @@ def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.state is JobState.LEAVING:
         return Step(lease, wake_s=times.soon_s)
     ours = lease.lease in job.note or not job.note.startswith(OUR_NOTE)  # else a newer lease has parked it
-    if (job.held or job.gave_back) and not facts.lost and job.run == lease.target.next() and ours:
+    if (job.held or job.gave_back) and (facts.ended or not facts.lost) and job.run == lease.target.next() and ours:
         return _exited_as_a_gate_does(lease, facts, times)
     return Step(_return(lease, facts, f"the run in {lease.vm} was requeued"))
 
 
 def _exited_as_a_gate_does(lease: Lease, facts: Facts, times: Times) -> Step:
     """Its program did, or the gate, which never heard that it may start. A guest tells of an end again and again."""
-    if facts.vm is not None and facts.vm.ended:
+    if facts.ended:
         return Step(_enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
     if "back" not in lease.stages:
         return Step(replace(lease, stages={**lease.stages, "back": facts.now}))

@@ -88,8 +88,6 @@ class VmView:
     run: Run
     bound: bool = False
     boot_id: BootId | None = None
-    ended: bool = False
-    """The guest has said that the run it is bound to has ended."""
 
 
 @dataclass(slots=True)  # not frozen: one is made at every look, and making a frozen one takes three times as long
@@ -115,6 +113,8 @@ class Facts:
     denied: Denial | None = None
     lost: str = ""
     """Why the host says the VM is gone; empty if it does not say so."""
+    ended: bool = False
+    """The guest has said that the run that may start in the VM has ended; true of a VM that is gone since, too."""
     node: bool = False
     """The LRMS knows a node of the VM's name."""
     node_ready: bool = False

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from hostmaster.rules.standstill import Standstill, silent_since
-from hostmaster.rules.vm import LIVE, Keep, Vm, Way
+from hostmaster.rules.vm import LIVE, End, Keep, Vm, Way
 from hostmaster.world import DomainState
 from protocol.guest import GuestFinished, MayStart
 from protocol.ids import BootId, Generation, Run
@@ -30,7 +30,7 @@ from protocol.messages import Code, VmPhase
 
 __all__ = [
     "LIVE", "Deed", "Facts", "Step", "Times", "Verdict", "Vm", "Way",
-    "bind", "decide", "ending", "is_end_of", "may_start", "release",
+    "bind", "decide", "ended", "ending", "is_end_of", "may_start", "release",
 ]  # fmt: skip
 
 
@@ -367,3 +367,8 @@ def is_end_of(vm: Vm, said: GuestFinished) -> bool:
         and said.boot_id == vm.boot_id
         and (said.job, said.task, said.restart) == (bound.job, bound.task, bound.restart)
     )
+
+
+def ended(vm: Vm, said: GuestFinished) -> Vm:
+    """The run that started here has ended. What is said again, or otherwise, changes nothing: guests repeat it."""
+    return vm if vm.end is not None else replace(vm, end=End(said.status))

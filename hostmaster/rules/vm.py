@@ -30,6 +30,12 @@ class Keep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds since 1970."""
 
 
+class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the guest has said of the end of the run that started in it."""
+
+    status: int | None
+
+
 class Vm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What this host intends with one generation. Times are seconds since 1970."""
 
@@ -69,6 +75,8 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When they last stood still for either reason."""
     keep: Keep | None = None
     """It is not destroyed when it goes, but kept for somebody to look at."""
+    end: End | None = None
+    """The bound run has ended, says the guest: kept for a bait that was away, and for one that comes after the VM."""
 
     @property
     def key(self) -> str:

@@ -32,7 +32,8 @@ def case(tmp_path: Path) -> Iterator[BaitCase]:
         (a_job(run=TARGET, node=VM), Phase.RELEASED),
         (a_job(run=TARGET, state=JobState.ENDED), Phase.ENDED),
         (a_job(run=TARGET.next(), node=BAIT), Phase.ENDED),
-        (parked_job(run=TARGET.next(), held=False, required_nodes=(VM,)), Phase.RETURNING),
+        (parked_job(run=TARGET.next(), held=False, required_nodes=(VM,)), Phase.RELEASED),
+        (parked_job(run=RUN, held=False, required_nodes=(VM,)), Phase.RETURNING),
         (parked_job(run=TARGET.next(), held=False), Phase.ENDED),
     ],
 )

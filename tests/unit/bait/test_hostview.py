@@ -55,14 +55,14 @@ def test_a_vms_life_is_followed_message_by_message() -> None:
     view.heard(Started(lease=LEASE, generation=ONE, run=TARGET, boot_id=BOOT), TARGET)  # type: ignore[arg-type]
     assert view.vms[LEASE].phase is VmPhase.STARTED
     view.heard(Finished(lease=LEASE, generation=ONE, run=RUN), TARGET)
-    assert not view.vms[LEASE].ended, "of another run"
+    assert view.ended[LEASE] == (ONE, RUN)
     view.heard(Finished(lease=LEASE, generation=ONE, run=TARGET), TARGET)
-    assert view.vms[LEASE].ended
-    view.heard(inventory(status(VmPhase.STARTED)), TARGET)
-    assert view.vms[LEASE].ended, "an inventory does not tell of it"
     view.heard(LOST, TARGET)
     assert LEASE not in view.vms
     assert view.lost[LEASE] == "the VM died"
+    assert view.ended[LEASE] == (ONE, TARGET)
+    view.forget(LEASE)
+    assert view == told()
 
 
 def test_a_repeated_grant_does_not_set_a_vm_back() -> None:

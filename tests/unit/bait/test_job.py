@@ -29,7 +29,6 @@ from tests.unit.bait.records import (
 TIMES = Times()
 BOUND = a_view(bound=True, phase=VmPhase.BOUND, boot_id=BOOT)
 STARTED = a_view(bound=True, phase=VmPhase.STARTED, boot_id=BOOT)
-AT_ITS_END = a_view(bound=True, phase=VmPhase.STARTED, boot_id=BOOT, ended=True)
 NO_ROOM = Denial(Code.NO_ROOM, "all 2 slots are taken", False, 7.0)
 TOO_BIG = Denial(Code.TOO_BIG, "this host can give at most 1 cpu", True, None)
 
@@ -79,9 +78,9 @@ def test_a_job_carries_our_note_before_it_may_leave() -> None:
 def test_a_job_that_a_newer_lease_has_parked_is_not_taken_for_one_that_exited_with_the_reserved_code() -> None:
     lease = granted(phase=Phase.STARTED)
     parked = parked_job(run=TARGET.next())
-    assert step(lease, vm=AT_ITS_END, job=parked).lease.phase is Phase.REFUSING
+    assert step(lease, vm=STARTED, ended=True, job=parked).lease.phase is Phase.REFUSING
     others = dataclasses.replace(parked, note="wnod:lease=another:home=batch:requeue=1")
-    assert step(lease, vm=AT_ITS_END, job=others).lease.phase is Phase.RETURNING
+    assert step(lease, vm=STARTED, ended=True, job=others).lease.phase is Phase.RETURNING
 
 
 def test_the_wish_for_no_requeue_holds_again_when_the_run_has_started_and_not_before() -> None:
@@ -282,10 +281,10 @@ def test_a_requeued_run_goes_back_to_any_bait(phase: Phase) -> None:
 
 def test_a_run_that_exits_with_the_reserved_code_is_held_for_its_user() -> None:
     again = sent(run=replace(RUN, restart=2), held=True)
-    assert step(ready(phase=Phase.STARTED), vm=AT_ITS_END, job=again).lease.phase is Phase.REFUSING
+    assert step(ready(phase=Phase.STARTED), vm=STARTED, ended=True, job=again).lease.phase is Phase.REFUSING
     assert step(ready(phase=Phase.STARTED), vm=None, lost="died", job=again).lease.phase is Phase.RETURNING
     unheld = sent(run=replace(RUN, restart=2), gave_back=True)
-    assert step(ready(phase=Phase.STARTED), vm=AT_ITS_END, job=unheld).lease.phase is Phase.REFUSING
+    assert step(ready(phase=Phase.STARTED), vm=STARTED, ended=True, job=unheld).lease.phase is Phase.REFUSING
     leaving = sent(run=replace(RUN, restart=2), state=JobState.LEAVING)
     assert step(ready(phase=Phase.STARTED), vm=STARTED, job=leaving).lease.phase is Phase.STARTED
     later = sent(run=replace(RUN, restart=3), held=True)
@@ -307,9 +306,17 @@ def test_a_job_whose_gate_never_heard_the_answer_of_a_host_that_died_goes_back_a
 def test_a_run_that_came_and_went_unseen_is_judged_by_what_the_host_knows() -> None:
     """The bait was away while the run started and exited with a reserved code."""
     again = sent(run=replace(RUN, restart=2), held=True)
-    assert step(ready(phase=Phase.RELEASED), vm=AT_ITS_END, job=again).lease.phase is Phase.REFUSING
+    assert step(ready(phase=Phase.RELEASED), vm=STARTED, ended=True, job=again).lease.phase is Phase.REFUSING
     assert step(ready(phase=Phase.RELEASED), vm=BOUND, job=again).lease.phase is Phase.RETURNING
     assert step(ready(phase=Phase.RELEASED), vm=None, host_known=False, job=again).lease.phase is Phase.RELEASED
+
+
+@pytest.mark.parametrize("phase", [Phase.RELEASED, Phase.STARTED])
+def test_a_run_that_ended_before_its_vm_died_is_judged_by_its_exit(phase: Phase) -> None:
+    dead = {"vm": None, "lost": "the VM died", "ended": True}
+    held, again = sent(run=replace(RUN, restart=2), held=True), sent(run=replace(RUN, restart=2))
+    assert step(ready(phase=phase), job=held, **dead).lease.phase is Phase.REFUSING
+    assert step(ready(phase=phase), job=again, **dead).lease.phase is Phase.RETURNING
 
 
 def test_a_job_on_its_way_to_a_dead_vm_goes_back() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from hostmaster.rules.vm import End
 from hostmaster.world import DomainState
 from protocol.ids import BootId, Generation, LeaseId, RequestId, Room, Run
 from protocol.messages import (
@@ -215,6 +216,27 @@ def test_the_bait_is_told_of_each_stage(case: HostCase) -> None:
     case.baits.finished(case.vm, 3)
     (finished,) = case.take(Finished)
     assert (finished.run, finished.status) == (RUN.next(), 3)
+
+
+def test_the_end_of_a_run_is_told_before_each_inventory_also_of_a_vm_that_is_gone(case: HostCase) -> None:
+    """A bait that was away when it was told for the first time gave a job back that had run to its end."""
+    granted(case)
+    case.baits.received("bait1", BIND)
+    ready(case)
+    case.keeper.put(replace(case.vm, phase=VmPhase.STARTED, end=End(199)))
+    told = Finished(lease=ASK.lease, generation=Generation(1), run=RUN.next(), status=199)
+    case.sent.clear()
+    case.baits.connected("bait1", 2, resumed=False)
+    assert case.take_all()[1:] == [told, HostInventory(vms=(case.vm.status(),), complete=True)]
+    case.hypervisor.vanish(case.vm.uuid)
+    case.run(2)
+    assert case.vm.phase is VmPhase.GONE
+    case.sent.clear()
+    case.baits.received("bait1", BaitInventory(leases=(ASK.lease,)))
+    case.baits.send_inventories()
+    assert case.take_all() == [told, HostInventory(vms=(case.vm.status(),), complete=True)] * 2
+    case.baits.connected("bait2", 1, resumed=False)
+    assert case.take(Finished, "bait2") == []
 
 
 def test_a_loss_is_told_when_it_is_a_fact_and_never_after_a_release(case: HostCase) -> None:

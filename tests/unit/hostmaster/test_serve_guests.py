@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from hostmaster.rules import lifecycle
+from hostmaster.rules.vm import End
 from protocol.errors import TheirMistake
 from protocol.messages import VmPhase
 from tests.unit.hostmaster.host_case import HostCase, again, host_case
@@ -160,8 +161,20 @@ def test_only_the_end_of_the_run_that_started_is_passed_on(case: HostCase) -> No
     says(case, ASK)
     says(case, f"finished {OTHER_BOOT} 12 - 1 0".encode())
     assert case.ends == []
+    assert case.vm.end is None
     says(case, end)
     assert case.ends == [("vm1-g1", 0)]
+    assert case.vm.end == End(0)
+
+
+def test_an_end_is_written_down_once_however_often_and_with_whatever_status_it_is_said(case: HostCase) -> None:
+    says(case, READY)
+    bind(case)
+    says(case, ASK)
+    for status in (b"3", b"3", b"-", b"7"):
+        says(case, f"finished {BOOT} 12 - 1 ".encode() + status)
+    assert case.vm.end == End(3)
+    assert case.ends == [("vm1-g1", 3), ("vm1-g1", 3), ("vm1-g1", None), ("vm1-g1", 7)]
 
 
 def test_the_channel_says_which_vm_speaks_and_never_the_guest(case: HostCase) -> None:
