@@ -20,8 +20,8 @@ from protocol.ids import Run, Shape
 
 _PER_QUERY = 1000  # ids in one squeue: its argument stays well below the kernel's 128 KiB
 
-_Seen = tuple[JobView, str]
-"""A job and the comment its user sees."""
+_Answer = Mapping[str, parse.Seen | LrmsUnavailable]
+"""The jobs that Slurm knows of those asked for, each as far as it was understood."""
 
 
 class Runner(Protocol):
@@ -59,7 +59,7 @@ class Slurm:
         """The jobs of these ids (`A`, or `A_T` for array tasks); see Lrms.jobs."""
         wanted = {job for job in ids if parse.is_job_id(job)}
         found = await self._ask(wanted) if wanted else {}
-        return {job: found[job][0] for job in wanted if job in found}
+        return {job: parse.understood(found[job])[0] for job in wanted if job in found}
 
     async def nodes(self) -> Mapping[str, NodeView]:
         """Every node that is in a partition (sinfo lists no others)."""
@@ -77,7 +77,9 @@ class Slurm:
         answer = await self._look(commands.squeue_waiting(mark))
         ids = parse.may_be_ours(answer, mark, self._vm_partition)
         found = await self._ask(ids) if ids else {}
-        return {job: view for job, (view, _) in found.items() if job in ids and view.state is JobState.PENDING}
+        # One that is not understood is not known to need a rescue, and keeps none from the others.
+        known = {job: seen[0] for job, seen in found.items() if job in ids and isinstance(seen, tuple)}
+        return {job: view for job, view in known.items() if view.state is JobState.PENDING}
 
     async def dead_nodes(self) -> tuple[str, ...]:
         """Of the VM partition, and only those that registered themselves."""
@@ -200,12 +202,13 @@ class Slurm:
             raise LrmsRefused(f"Slurm has no node {node!r} in any partition; is it in slurm.conf?")
         return view
 
-    async def _read(self, run: Run) -> _Seen:
+    async def _read(self, run: Run) -> parse.Seen:
         """The job, if it is still in this very run; otherwise LrmsRefused."""
         job = parse.job_id(run)
-        seen = (await self._ask({job})).get(job) if parse.is_job_id(job) else None
-        if seen is None:
+        found = (await self._ask({job})).get(job) if parse.is_job_id(job) else None
+        if found is None:
             raise LrmsRefused(f"Slurm knows no job {job}")
+        seen = parse.understood(found)
         if seen[0].run != run:
             raise LrmsRefused(f"job {job} is now run {seen[0].run}, not {run}: left alone")
         return seen
@@ -222,7 +225,7 @@ class Slurm:
             raise LrmsUnavailable(str(commands.failure(argv, output.err)))
         return output.out
 
-    def _ask(self, ids: Collection[str]) -> "Deferred[Mapping[str, _Seen]]":
+    def _ask(self, ids: Collection[str]) -> "Deferred[_Answer]":
         """Joins the query that this reactor turn will make."""
         if self._questions is None:
             self._questions = _Questions()
@@ -234,13 +237,13 @@ class Slurm:
         assert questions is not None  # _ask made it before it called us
         Deferred.fromCoroutine(self._fetch(sorted(questions.ids))).addCallbacks(questions.answer, questions.fail)
 
-    async def _fetch(self, ids: list[str]) -> Mapping[str, _Seen]:
-        found: dict[str, _Seen] = {}
+    async def _fetch(self, ids: list[str]) -> _Answer:
+        found: dict[str, parse.Seen | LrmsUnavailable] = {}
         for start in range(0, len(ids), _PER_QUERY):
             found.update(await self._fetch_some(ids[start : start + _PER_QUERY]))
         return found
 
-    async def _fetch_some(self, ids: list[str]) -> Mapping[str, _Seen]:
+    async def _fetch_some(self, ids: list[str]) -> _Answer:
         mark = self._mark()
         argv = commands.squeue(ids, mark)
         output = await self._runner.run(argv)
@@ -256,14 +259,14 @@ class _Questions:
     """The ids asked for in one reactor turn, and who waits for the answer."""
 
     ids: set[str] = field(default_factory=set)
-    waiting: "list[Deferred[Mapping[str, _Seen]]]" = field(default_factory=list)
+    waiting: "list[Deferred[_Answer]]" = field(default_factory=list)
 
-    def add(self, ids: Collection[str]) -> "Deferred[Mapping[str, _Seen]]":
+    def add(self, ids: Collection[str]) -> "Deferred[_Answer]":
         self.ids.update(ids)
         self.waiting.append(Deferred())
         return self.waiting[-1]
 
-    def answer(self, found: Mapping[str, _Seen]) -> None:
+    def answer(self, found: _Answer) -> None:
         for waiter in self.waiting:
             if not waiter.called:
                 waiter.callback(found)

@@ -6,7 +6,7 @@ chosen after the text was written. squeue -O prints `TYPE:0MARK` untruncated and
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from bait.lrms.base import OUR_NOTE, JobState, JobView, LrmsUnavailable, NodeState, NodeView
@@ -21,7 +21,7 @@ WAITING_FIELDS = ("JobArrayID", "State", "Partition", "ReqNodes", "admin_comment
 NODE_FIELDS = ("NodeList", "StateComplete", "Reason")
 OUR_REASON = "wnod:"
 
-_PENDING = frozenset({"PENDING", "SPECIAL_EXIT", "REQUEUE_HOLD"})
+_PENDING = frozenset({"PENDING", "SPECIAL_EXIT", "REQUEUE_HOLD", "RESV_DEL_HOLD"})
 _RUNNING = frozenset({"RUNNING", "CONFIGURING", "RESIZING", "SUSPENDED", "STOPPED", "SIGNALING"})
 _LEAVING = frozenset({"COMPLETING", "STAGE_OUT", "REQUEUED", "REQUEUE_FED"})
 _ENDED = frozenset(
@@ -88,13 +88,25 @@ def records(text: str, fields: Sequence[str], mark: str) -> Iterator[dict[str, s
         yield {field: _plain(value) for field, value in zip(fields, [row[0].lstrip("\n"), *row[1:]], strict=True)}
 
 
-def parse_jobs(text: str, mark: str, cluster: str) -> dict[str, tuple[JobView, str]]:
-    """Job id (`A` or `A_T`) -> (the job, the user's own comment). LrmsUnavailable when not understood."""
-    found: dict[str, tuple[JobView, str]] = {}
+Seen = tuple[JobView, str]
+"""A job and the comment its user sees."""
+
+
+def parse_jobs(text: str, mark: str, cluster: str) -> dict[str, Seen | LrmsUnavailable]:
+    """Job id (`A` or `A_T`) -> the job, or why it was not understood; of the others all is known then.
+    LrmsUnavailable when that is so of the whole answer."""
+    found: dict[str, Seen | LrmsUnavailable] = {}
     for record in records(text, JOB_FIELDS, mark):
         if _JOB_ID.match(record["JobArrayID"]):  # "7_[1-9%2]" is the unsplit rest of an array, not a job
-            found[record["JobArrayID"]] = (_understood(_job, record, cluster), record["Comment"])
+            found[record["JobArrayID"]] = _read(record, cluster)
     return found
+
+
+def understood(seen: Seen | LrmsUnavailable) -> Seen:
+    """The job; LrmsUnavailable if its record says something that nobody here knows (R13)."""
+    if isinstance(seen, LrmsUnavailable):
+        raise LrmsUnavailable(str(seen))  # one for each who asks
+    return seen
 
 
 def may_be_ours(text: str, mark: str, vm_partition: str) -> set[str]:
@@ -166,11 +178,11 @@ def _plain(value: str) -> str:
     return "" if value in {"(null)", "N/A", "none"} else value
 
 
-def _understood(parse: Callable[[dict[str, str], str], JobView], record: dict[str, str], cluster: str) -> JobView:
+def _read(record: dict[str, str], cluster: str) -> Seen | LrmsUnavailable:
     try:
-        return parse(record, cluster)
+        return _job(record, cluster), record["Comment"]
     except (ValueError, KeyError) as error:
-        raise LrmsUnavailable(f"squeue: job {record['JobArrayID']}: not understood: {error!r}") from error
+        return LrmsUnavailable(f"squeue: job {record['JobArrayID']}: not understood: {error!r}")
 
 
 def _job(record: dict[str, str], cluster: str) -> JobView:

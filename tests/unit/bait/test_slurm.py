@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -106,6 +107,32 @@ class SlurmTests(SynchronousTestCase):
             self.failureResultOf(one, LrmsUnavailable)
         self.commands.broken.clear()
         assert "12" in self.done(lambda: self.slurm.jobs(["12"]))
+
+    def test_a_job_that_is_not_understood_is_unknown_and_hides_no_other(self) -> None:
+        """One job in a state of another release, and the bait knew nothing of any of its jobs."""
+        self.commands.jobs = job(JobArrayID="13", State="DANCING") + job()
+        strange = self.start(lambda: self.slurm.jobs(["13"]))
+        mine = self.start(lambda: self.slurm.jobs(["12"]))
+        self.clock.advance(0)
+        assert set(self.successResultOf(mine)) == {"12"}
+        assert "job 13: not understood" in str(self.failureResultOf(strange, LrmsUnavailable).value)
+        assert "job 13" in self.refused(lambda: self.slurm.jobs(["12", "13"]), LrmsUnavailable)
+        assert "job 13" in self.refused(lambda: self.slurm.forbid_requeue(replace(RUN, job="13")), LrmsUnavailable)
+
+    def test_a_job_that_is_not_understood_keeps_none_from_its_rescue(self) -> None:
+        waiting = [f"{number}{MARK}SPECIAL_EXIT{MARK}batch{MARK}{MARK}wnod:lease=x{MARK}\n" for number in (13, 12)]
+        answers = ["".join(waiting), job(JobArrayID="13", RestartCnt="?") + job()]
+        run = self.commands.run
+
+        async def next_answer(argv: Sequence[str]) -> Output:
+            self.commands.jobs = answers.pop(0)
+            return await run(argv)
+
+        self.commands.run = next_answer  # type: ignore[method-assign]
+        found = self.start(self.slurm.waiting)
+        self.clock.advance(0)
+        self.clock.advance(0)
+        assert set(self.successResultOf(found)) == {"12"}
 
     def test_nothing_is_asked_about_ids_slurm_cannot_have(self) -> None:
         assert self.done(lambda: self.slurm.jobs(["", "a;b", "12.0"])) == {}

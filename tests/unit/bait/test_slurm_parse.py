@@ -16,6 +16,7 @@ from bait.lrms.slurm_parse import (
     parse_jobs,
     parse_nodes,
     seconds,
+    understood,
     up_for_s,
 )
 from protocol.ids import Run
@@ -55,8 +56,12 @@ def answer(*changes: dict[str, str], mark: str = MARK) -> str:
     return "".join(row + "\n" for row in rows)
 
 
+def jobs(text: str) -> dict[str, tuple[JobView, str]]:
+    return {job: understood(seen) for job, seen in parse_jobs(text, MARK, "c").items()}
+
+
 def one(**change: str) -> JobView:
-    (found,) = parse_jobs(answer(change), MARK, "c").values()
+    (found,) = jobs(answer(change)).values()
     return found[0]
 
 
@@ -117,6 +122,7 @@ def test_an_ended_jobs_exit(status: str, code: int, signal: int) -> None:
     [
         ("PENDING", JobState.PENDING),
         ("REQUEUE_HOLD", JobState.PENDING),
+        ("RESV_DEL_HOLD", JobState.PENDING),
         ("CONFIGURING", JobState.RUNNING),
         ("SUSPENDED", JobState.RUNNING),
         ("COMPLETING", JobState.LEAVING),
@@ -130,7 +136,7 @@ def test_states(word: str, state: JobState) -> None:
 
 
 def test_array_tasks_and_the_rest_of_an_array() -> None:
-    found = parse_jobs(answer({"JobArrayID": "509_3"}, {"JobArrayID": "509_[4-9%2]"}), MARK, "c")
+    found = jobs(answer({"JobArrayID": "509_3"}, {"JobArrayID": "509_[4-9%2]"}))
     assert list(found) == ["509_3"]
     run = found["509_3"][0].run
     assert (run.job, run.task, job_id(run)) == ("509", 3, "509_3")
@@ -155,7 +161,7 @@ EVIL = (
 
 @pytest.mark.parametrize("text", EVIL)
 def test_a_users_text_is_only_text(text: str) -> None:
-    found = parse_jobs(answer({"Account": text, "Comment": text}, {"JobArrayID": "503"}), MARK, "c")
+    found = jobs(answer({"Account": text, "Comment": text}, {"JobArrayID": "503"}))
     assert list(found) == ["502", "503"]
     assert found["502"][0].account == text
     assert found["502"][1] == text
@@ -163,7 +169,7 @@ def test_a_users_text_is_only_text(text: str) -> None:
 
 @given(st.text().filter(lambda text: MARK not in text and text not in {"(null)", "N/A", "none"}))
 def test_any_text_that_does_not_know_the_mark_comes_back_as_it_is(text: str) -> None:
-    found = parse_jobs(answer({"Account": text, "Feature": text}), MARK, "c")
+    found = jobs(answer({"Account": text, "Feature": text}))
     assert (found["502"][0].account, found["502"][0].wishes) == (text, text)
 
 
@@ -180,8 +186,10 @@ def test_an_answer_cut_off_anywhere_is_not_believed(length: int) -> None:
     [{"State": "DANCING"}, {"RestartCnt": ""}, {"UserID": "alice"}, {"RestartCnt": "x"}, {"exit_code": "0:0"}],
 )
 def test_what_is_not_understood_is_unknown_not_absent(change: dict[str, str]) -> None:
-    with pytest.raises(LrmsUnavailable):
-        parse_jobs(answer(change), MARK, "c")
+    with pytest.raises(LrmsUnavailable, match="job 502: not understood"):
+        one(**change)
+    assert list(jobs(answer({"JobArrayID": "503"}))) == ["503"]
+    assert isinstance(parse_jobs(answer(change, {"JobArrayID": "503"}), MARK, "c")["503"], tuple)
 
 
 def test_no_jobs_at_all_is_an_answer() -> None:
