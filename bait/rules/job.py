@@ -103,20 +103,20 @@ def _parking(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.state is JobState.LEAVING or job.run.restart == lease.run.restart:
         return Step(lease, wake_s=times.soon_s)
     if job.run != lease.target or job.state is not JobState.PENDING:
-        return Step(_end(lease, facts, "somebody else moved the job"))
+        return Step(_moved(lease, facts))
     if not job.held:
         return Step(_return(lease, facts, "the starter ran out of time"))
     return Step(_enter(lease, Phase.PARKED, facts.now, "parked"))
 
 
 def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
+    sent = lease.vm in job.required_nodes
     if job.run != lease.target or job.state is not JobState.PENDING:
-        if job.run == lease.target and job.node == lease.vm:
-            return Step(_enter(lease, Phase.RELEASED, facts.now, "released"))
-        return Step(_end(lease, facts, "somebody else moved the job"))
+        # Sent it was by this lease, which did not live to write that down: what became of it is judged as after that.
+        there = sent or (job.run == lease.target and job.node == lease.vm)
+        return Step(_enter(lease, Phase.RELEASED, facts.now, "released") if there else _moved(lease, facts))
     if _sent_by_another(lease, job):
         return Step(_end(lease, facts, "another bait has sent the job to its VM"))
-    sent = lease.vm in job.required_nodes
     if not job.held:
         return Step(_enter(lease, Phase.RELEASED, facts.now, "released") if sent else _taken_away(lease, facts))
     if not sent and (job.required_nodes, job.reservation) != (lease.required_nodes, lease.reservation):
@@ -181,7 +181,7 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
             return _came_back(lease, job, facts, times)
         return Step(_return(lease, facts, f"the run ended before it started in {lease.vm}"))
     if job.run != lease.target:
-        return Step(_end(lease, facts, "somebody else moved the job"))
+        return Step(_moved(lease, facts))
     if _has_started(facts):
         return Step(_enter(lease, Phase.STARTED, facts.now, "running"))
     if job.state is JobState.PENDING and lease.vm not in job.required_nodes:
@@ -206,6 +206,10 @@ def _has_started(facts: Facts) -> bool:
     """True if the gate let the run start. A VM that the host adopted shows no boot id: there nobody knows."""
     vm = facts.vm
     return vm is not None and vm.phase is VmPhase.STARTED and vm.bound and vm.boot_id is not None
+
+
+def _moved(lease: Lease, facts: Facts) -> Lease:
+    return _end(lease, facts, "somebody else moved the job")
 
 
 def _taken_away(lease: Lease, facts: Facts) -> Lease:

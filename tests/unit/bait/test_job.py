@@ -311,6 +311,15 @@ def test_a_run_that_came_and_went_unseen_is_judged_by_what_the_host_knows() -> N
     assert step(ready(phase=Phase.RELEASED), vm=None, host_known=False, job=again).lease.phase is Phase.RELEASED
 
 
+def test_a_job_that_was_sent_and_came_back_is_no_job_that_somebody_else_moved() -> None:
+    """A bait that died before it had written down the sending left such a job on a dead VM's node, until the rescue."""
+    over = sent(run=replace(RUN, restart=2))
+    for job in (over, sent(state=JobState.LEAVING, node=None), sent(state=JobState.RUNNING, node=VM)):
+        assert step(ready(), vm=STARTED, job=job).lease.phase is Phase.RELEASED
+    moved = sent(run=replace(RUN, restart=2), required_nodes=())
+    assert step(ready(), vm=STARTED, job=moved).lease.phase is Phase.ENDED
+
+
 @pytest.mark.parametrize("phase", [Phase.RELEASED, Phase.STARTED])
 def test_a_run_that_ended_before_its_vm_died_is_judged_by_its_exit(phase: Phase) -> None:
     dead = {"vm": None, "lost": "the VM died", "ended": True}
