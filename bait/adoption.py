@@ -1,29 +1,31 @@
 """Leases that the host knows and this bait does not: its journal was lost (R8). They are taken up again or let go."""
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from bait.follower import Follower
-from bait.lrms.base import Home, JobState, JobView, Lrms, LrmsUnavailable
+from bait.lrms.base import Home, JobState, JobView
 from bait.rules import note
 from bait.rules.lease import Lease, Phase
+from bait.sights import ABSENT_S
 from protocol.messages import VmStatus
 
 _log = Logger("bait.adoption")
 
 
-def adopt(follower: Follower, lrms: Lrms, vm: VmStatus) -> None:
+def adopt(follower: Follower, vm: VmStatus) -> None:
     """Make a record for the lease; the follower then does for it what it does for any other."""
-    adopting = Deferred.fromCoroutine(_adopt(follower, lrms, vm))
+    adopting = Deferred.fromCoroutine(_adopt(follower, vm))
     adopting.addErrback(lambda failure: _log.failure("cannot adopt lease {lease}", failure, lease=vm.lease))
 
 
-async def _adopt(follower: Follower, lrms: Lrms, vm: VmStatus) -> None:
-    try:
-        job = (await lrms.jobs([vm.run.key])).get(vm.run.key)
-    except LrmsUnavailable:
-        return
-    if vm.lease not in follower.leases:
+async def _adopt(follower: Follower, vm: VmStatus) -> None:
+    known, job = await follower.sights.look(vm.run, at_the_bait=False)
+    if not known:  # once more: what the LRMS does not name twice it does not have, and the VM is released (R13)
+        await deferLater(follower.clock, ABSENT_S)
+        known, job = await follower.sights.look(vm.run, at_the_bait=False)
+    if known and vm.lease not in follower.leases:
         lease = record(vm, job, follower.clock.seconds())
         _log.warn("adopted lease {lease} of {run} as {phase}", lease=vm.lease, run=str(vm.run), phase=lease.phase)
         follower.put(lease)

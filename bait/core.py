@@ -139,7 +139,7 @@ class BaitCore:
 
     def received(self, peer: str, message: SrvMsg) -> None:
         """One message of the hostmaster."""
-        hear(message, self.follower, self.opening, self.lrms)
+        hear(message, self.follower, self.opening)
 
     def _see_to_all(self) -> None:
         self.follower.kick_all()

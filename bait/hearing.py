@@ -2,13 +2,12 @@
 
 from bait.adoption import adopt
 from bait.follower import Follower
-from bait.lrms.base import Lrms
 from bait.opening import Opening
 from protocol.ids import LeaseId
 from protocol.messages import Capacity, HostInventory, SrvMsg
 
 
-def hear(message: SrvMsg, follower: Follower, opening: Opening, lrms: Lrms) -> None:
+def hear(message: SrvMsg, follower: Follower, opening: Opening) -> None:
     """Nothing is decided here: leases and the gate are kicked, and leases that only the host knows are adopted."""
     lease = follower.leases.get(getattr(message, "lease", LeaseId("")))
     # Sorted: a simulated day must be the same under every hash seed.
@@ -17,6 +16,6 @@ def hear(message: SrvMsg, follower: Follower, opening: Opening, lrms: Lrms) -> N
     if isinstance(message, HostInventory):
         for vm in message.vms:
             if vm.lease not in follower.leases:
-                adopt(follower, lrms, vm)
+                adopt(follower, vm)
     if isinstance(message, Capacity):
         opening.kick()

@@ -10,8 +10,9 @@ from bait.adoption import adopt, record
 from bait.lrms.base import JobState
 from bait.rules import note
 from bait.rules.lease import Phase
+from protocol.messages import Release, VmPhase
 from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, bait_case
-from tests.unit.bait.records import BAIT, RUN, TARGET, VM, a_job, a_lease, granted, parked_job
+from tests.unit.bait.records import BAIT, BOOT, RUN, TARGET, VM, a_job, a_lease, granted, parked_job
 
 STATUS = a_status(a_lease())
 
@@ -54,7 +55,7 @@ def test_the_jobs_home_is_read_from_our_own_note() -> None:
 
 
 def test_a_lease_of_a_job_that_is_over_releases_its_vm(case: BaitCase) -> None:
-    adopt(case.follower, case.lrms, STATUS)
+    adopt(case.follower, STATUS)
     case.hear_status(STATUS)
     case.run(3)
     case.released()
@@ -63,14 +64,31 @@ def test_a_lease_of_a_job_that_is_over_releases_its_vm(case: BaitCase) -> None:
 
 def test_a_lease_is_not_taken_up_while_the_lrms_is_away(case: BaitCase) -> None:
     case.lrms.away = True
-    adopt(case.follower, case.lrms, STATUS)
+    adopt(case.follower, STATUS)
     case.run(1)
     assert case.follower.leases == {}
 
 
+def test_one_answer_without_the_job_releases_no_vm_that_runs_it(case: BaitCase) -> None:
+    """R13: that a job is unknown to the LRMS takes two complete answers, also for a bait that has lost its journal."""
+    job = case.lrms.submit(owner=OWNER)
+    running = case.lrms.all_jobs.pop(job)
+    vm = a_status(a_lease(run=running.run), phase=VmPhase.STARTED, bound=True, boot_id=BOOT)
+    case.hear_status(vm)
+    adopt(case.follower, vm)
+    case.run(0.2)
+    running.run, running.state, running.node = running.run.next(), JobState.RUNNING, VM
+    case.lrms.all_jobs[job] = running
+    case.run(3)
+    adopt(case.follower, vm)
+    case.run(3)
+    assert case.lease.phase is Phase.STARTED
+    assert [message for message in case.sent if isinstance(message, Release)] == []
+
+
 def test_a_lease_that_is_on_record_meanwhile_is_left_as_it_is(case: BaitCase) -> None:
     case.lrms.latency_s = 1.0
-    adopt(case.follower, case.lrms, STATUS)
+    adopt(case.follower, STATUS)
     mine = a_lease()
     case.follower.put(mine)
     case.run(1.5)
