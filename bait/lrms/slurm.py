@@ -119,7 +119,8 @@ class Slurm:
         view, _ = await self._read(run)
         _must_be_pending(view)
         there = self._belongs(view, home)
-        back = replace(home, partition=there, requeue=home.requeue or there == home.partition)
+        at_home = home.partition in there.split(",")  # it was seen to run in one of those that it may run in
+        back = replace(home, partition=there, requeue=home.requeue or at_home)
         await self._untarget(view, back, note, delay_s)
         if parse.held_by_us(view):
             await self._act(commands.release(parse.job_id(run)))

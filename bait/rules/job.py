@@ -119,9 +119,8 @@ def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(_end(lease, facts, "another bait has sent the job to its VM"))
     if not job.held:
         return Step(_enter(lease, Phase.RELEASED, facts.now, "released") if sent else _taken_away(lease, facts))
-    if not sent and (job.required_nodes, job.reservation) != (lease.required_nodes, lease.reservation):
-        # Somebody has changed them: sending loses them.
-        lease = replace(lease, required_nodes=job.required_nodes, reservation=job.reservation)
+    if not sent:
+        lease = _with_its_home(lease, job)
     trouble = _vm_trouble(lease, facts, times)
     if trouble:
         return Step(_failed(lease, facts, trouble, times))
@@ -131,6 +130,17 @@ def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if facts.vm is not None and facts.vm.phase in (VmPhase.READY, VmPhase.BOUND) and facts.vm.bound:
         return _ready(lease, facts, times)
     return Step(lease, Deed.TELL if not lease.told else None, times.poll_s)
+
+
+def _with_its_home(lease: Lease, job: JobView) -> Lease:
+    """What sending takes away, as it is now: somebody may have changed it, and of several partitions the LRMS shows a
+    running job's alone. Once it has been sent its partition is the VMs', and it has no reservation."""
+    was_sent = "released" in lease.stages
+    partition = lease.partition if was_sent else job.partition
+    reservation = lease.reservation if was_sent else job.reservation
+    if (partition, reservation, job.required_nodes) == (lease.partition, lease.reservation, lease.required_nodes):
+        return lease
+    return replace(lease, partition=partition, reservation=reservation, required_nodes=job.required_nodes)
 
 
 def _ready(lease: Lease, facts: Facts, times: Times) -> Step:

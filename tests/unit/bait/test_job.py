@@ -217,6 +217,18 @@ def test_a_parked_job_waits_for_a_host_that_is_silent_for_a_moment() -> None:
     )
 
 
+def test_partitions_are_put_back_as_they_were_when_the_job_was_sent() -> None:
+    """Of several the LRMS shows a running job's alone; and somebody may have changed them while it was parked."""
+    seen = {"vm": BOUND, "node_ready": True, "node": True, "hook": False}
+    first = step(ready(), job=parked_job(partition="batch,long"), **seen)
+    assert (first.deed, first.lease.home.partition) == (Deed.SEND, "batch,long")
+    forgotten = parked_job(partition="vwn", required_nodes=(VM,))  # the release alone
+    assert step(first.lease, job=forgotten, **seen).lease.home.partition == "batch,long"
+    again = replace(first.lease, stages={**first.lease.stages, "released": 102.0})
+    cleared = parked_job(partition="vwn")  # by an administrator, once it had been sent: that is no home
+    assert step(again, job=cleared, **seen).lease.home.partition == "batch,long"
+
+
 @pytest.mark.parametrize(("nodes", "phase"), [((VM,), Phase.RELEASED), ((), Phase.RETURNING)])
 def test_a_send_whose_answer_was_lost_is_found_by_looking(nodes: tuple[str, ...], phase: Phase) -> None:
     assert step(ready(), vm=BOUND, job=parked_job(held=False, required_nodes=nodes)).lease.phase is phase

@@ -207,6 +207,15 @@ class SlurmTests(SynchronousTestCase):
         self.done(lambda: self.slurm.tell(RUN, "back in the queue"))
         assert "Comment=[wnod-hold] mine [wnod: back in the queue]" in self.commands.acts()[-1]
 
+    def test_a_job_that_may_run_in_several_partitions_is_at_home_in_each_of_them(self) -> None:
+        """Slurm shows of a running job its own, of a waiting one all: it was taken for one that somebody had moved."""
+        self.commands.jobs = job(Partition="batch,long", State="PENDING", PriorityLong="77")
+        self.done(lambda: self.slurm.give_back(RUN, Home("batch", requeue=False), "wnod:no-requeue: full"))
+        assert {"Partition=batch,long", "Requeue=1"} <= set(self.commands.acts()[0])
+        self.commands.jobs = job(Partition="batch2,long", State="PENDING", PriorityLong="77")
+        self.done(lambda: self.slurm.give_back(RUN, Home("batch", requeue=False), "wnod:no-requeue: full"))
+        assert {"Partition=batch2,long", "Requeue=0"} <= set(self.commands.acts()[1])
+
     def test_a_refused_job_is_held_before_anything_else(self) -> None:
         self.commands.jobs = job(State="PENDING", PriorityLong="77")
         self.done(lambda: self.slurm.refuse(RUN, HOME, "no such environment"))
