@@ -5,7 +5,7 @@ field), then what the environment itself gives a job that says nothing.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from bait.lrms.base import JobView
@@ -15,6 +15,9 @@ from wnod.config import Rule
 
 SMALLEST_MEMORY_MIB = 64
 SMALLEST_DISK_MIB = 16
+LONGEST_WISH = 4096
+DEEPEST_WISH = 20
+"""So many brackets in brackets are looked into: what a user writes must cost no more than it is worth."""
 
 
 Offers = Mapping[EnvironmentName, Offer]
@@ -75,17 +78,53 @@ def _environment(wishes: str, rules: list[Rule], offers: Offers) -> EnvironmentN
 
 def _wished(wishes: str, offers: Offers) -> EnvironmentName | Impossible:
     """The first environment that is all an alternative (`a|b`) asks for (`a&b`): by name, by tags, or both."""
-    unknown = ""
-    for alternative in wishes.strip("[]()").split("|"):
-        words = {word for word in re.split(r"[&,]", alternative) if word}
+    if len(wishes) > LONGEST_WISH:
+        text = f"shorten --constraint=: it has {len(wishes)} characters, and at most {LONGEST_WISH} are read"
+        return Impossible(f"{text}; known: {_names(offers)}")
+    for alternative in _alternatives(wishes):
         for name, offer in offers.items():
-            if words and words <= {name, *offer.tags}:
+            if _is_met(alternative, {name, *offer.tags}):
                 return name
-        strange = words - {word for name, offer in offers.items() for word in (name, *offer.tags)}
-        unknown = unknown or next(iter(sorted(strange)), "")
+    known = {word for name, offer in offers.items() for word in (name, *offer.tags)}
+    unknown = next((word for word in re.split(r"[][()|&,]+", wishes) if word and word not in known), "")
     if unknown:
         return _unknown(unknown, offers)
     return Impossible(f"no environment is all of --constraint={wishes[:200]}; known: {_names(offers)}")
+
+
+def _alternatives(wish: str, depth: int = 0) -> list[str]:
+    """What brackets around all of it hold, and then what stands between bars outside of any."""
+    parts = _split(wish, "|")
+    inner = _inner(wish) if parts == [wish] and depth < DEEPEST_WISH else ""
+    return _alternatives(inner, depth + 1) if inner else parts
+
+
+def _is_met(wish: str, words: Set[str], depth: int = 0) -> bool:
+    """True if what has these words is what is wished for, each bracket first."""
+    if depth > DEEPEST_WISH:
+        return False
+    for separators, enough in (("|", any), ("&,", all)):
+        parts = _split(wish, separators)
+        if parts != [wish]:
+            return bool(parts) and enough(_is_met(part, words, depth + 1) for part in parts)
+    inner = _inner(wish)
+    return _is_met(inner, words, depth + 1) if inner else wish in words
+
+
+def _split(wish: str, separators: str) -> list[str]:
+    """The parts, without empty ones; what is in brackets is not divided."""
+    parts, depth = [""], 0
+    for char in wish:
+        depth += (char in "[(") - (char in "])")
+        if depth == 0 and char in separators:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part for part in parts if part]
+
+
+def _inner(wish: str) -> str:
+    return wish[1:-1] if wish[:1] in ("[", "(") and wish[-1:] in ("]", ")") else ""
 
 
 def _unknown(word: str, offers: Offers) -> Impossible:

@@ -69,6 +69,25 @@ def test_an_environment_is_also_found_by_what_is_in_it() -> None:
     assert wanted(offers, wishes="debian12&numpy|root6").environment == ROCKY
 
 
+@pytest.mark.parametrize(
+    "wishes",
+    ["[debian12|rocky9]&numpy", "numpy&[debian12|rocky9]", "(debian12|rocky9)&numpy", "(root6&numpy)|(rocky9&numpy)"],
+)
+def test_brackets_group_what_is_wished(wishes: str) -> None:
+    """They were taken for decoration: the job got debian12, which has no numpy."""
+    offers = {DEBIAN: an_offer(), ROCKY: replace(an_offer(ROCKY), tags=("numpy",))}
+    assert wanted(offers, wishes=wishes).environment == ROCKY
+    assert "'root7'" in impossible(offers, wishes=f"root7&({wishes})")
+
+
+DEEP = "(" * 1500 + "rocky9" + ")" * 1500, "(a&" * 900 + "b" + ")" * 900
+
+
+@pytest.mark.parametrize("wishes", [*DEEP, "(a|b)&" * 600 + "a", "a|" * 9000])
+def test_a_wish_of_many_brackets_is_answered_all_the_same(wishes: str) -> None:
+    assert "known: debian12, rocky9" in impossible(TWO, wishes=wishes)
+
+
 def test_software_that_the_named_environment_lacks_is_impossible() -> None:
     offers = {DEBIAN: an_offer(), ROCKY: replace(an_offer(ROCKY), tags=("numpy",))}
     assert "no environment is all of" in impossible(offers, wishes="debian12&numpy")
