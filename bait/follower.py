@@ -150,19 +150,26 @@ class Follower:
         with around("bait.forget"), self.journal.transaction():
             self.journal.remove(KIND, lease.lease)
             self.journal.put(PAST, lease.lease, lease)
-            self.past.append(lease)
-            self._count_failure(lease, 1)
-            while len(self.past) > KEPT:
-                oldest = self.past.popleft()
+            for oldest in tuple(self.past)[: max(0, len(self.past) + 1 - KEPT)]:
                 self.journal.remove(PAST, oldest.lease)
-                self._count_failure(oldest, -1)
+        self._count_as_over(lease)  # when that is on disk
         del self.leases[lease.lease]
         self.view.forget(lease.lease)
         self.uptime.forget(lease.lease)
         self._answer(lease.lease, "hand-back", lease.text)
-        if not self.leases.where("job", lease.run.key):
-            self.sights.forget(lease.run.key)
+        self.forget_sight(lease.run.key)
         self.observer.forgotten(lease)
+
+    def forget_sight(self, job: str) -> None:
+        """Nobody asks for this job any more, unless it has a lease."""
+        if not self.leases.where("job", job):
+            self.sights.forget(job)
+
+    def _count_as_over(self, lease: Lease) -> None:
+        self.past.append(lease)
+        self._count_failure(lease, 1)
+        while len(self.past) > KEPT:
+            self._count_failure(self.past.popleft(), -1)
 
     def _count_failure(self, lease: Lease, by: int) -> None:
         if not lease.failed:

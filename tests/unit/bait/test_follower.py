@@ -1,6 +1,7 @@
 """The follower: leases become deeds at the LRMS and the host, in order, once, and again after a crash."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from bait.lrms.base import JobState, LrmsRefused, LrmsUnavailable
 from bait.rules.lease import Lease, Phase, Times
 from protocol.ids import Generation, Run
 from protocol.messages import Code, Denied, HostInventory, Release, RequestVm, VmLost, VmPhase
+from tests.conftest import LoggedFailures
 from tests.fakes.lrms import HAND_BACK, PARK
 from tests.unit.bait.bait_case import OWNER, BaitCase, a_status, again, bait_case
 from tests.unit.bait.records import BAIT, DEBIAN, SHAPE, VM, granted
 from wnod.crashpoint import watched
+from wnod.journal import JournalFull
 
 
 @pytest.fixture
@@ -235,6 +238,29 @@ def test_a_refused_deed_is_not_repeated_at_full_speed(case: BaitCase) -> None:
     before = case.lrms.queries
     case.run(5)
     assert case.lrms.queries - before < 30
+
+
+def test_a_lease_that_a_full_disk_keeps_on_record_is_over_once(case: BaitCase, logged_failures: LoggedFailures) -> None:
+    """It was over once more at each try: others of the past were pushed out, and a failed job waited for longer."""
+    job = running(case)
+    case.lrms.exits(job, 0)
+    case.run(2)
+    transaction = case.journal.transaction
+
+    @contextmanager
+    def full() -> Iterator[None]:
+        with transaction():
+            yield
+            raise JournalFull("no space")
+
+    case.journal.transaction = full  # type: ignore[method-assign,assignment]
+    case.released()
+    case.run(2)
+    assert (len(case.follower.leases), len(case.follower.past)) == (1, 0)
+    case.journal.transaction = transaction  # type: ignore[method-assign]
+    case.run(10)
+    assert (len(case.follower.leases), [lease.run.job for lease in case.follower.past]) == (0, [job])
+    assert logged_failures.flush(JournalFull)
 
 
 def test_leases_that_are_over_stay_readable(case: BaitCase) -> None:
