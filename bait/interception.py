@@ -48,6 +48,12 @@ class Interception:
     async def intercepted(self, call: HookCall) -> Answer:
         """Answer one starter; comes back when the job may leave the bait."""
         run = Run(cluster=self.cluster, job=call.job, task=call.task, restart=call.restart)
+        try:
+            return await self._answer(run, call)
+        finally:
+            self.follower.forget_sight(run.key)
+
+    async def _answer(self, run: Run, call: HookCall) -> Answer:
         job = await self._claimed(run, call.uid)
         if isinstance(job, Answer):
             if self._sparing.due(call.uid):

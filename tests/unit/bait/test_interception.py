@@ -68,6 +68,19 @@ def test_who_is_no_batch_job_is_told_so_where_its_user_looks(case: BaitCase) -> 
     assert case.follower.leases == {}
 
 
+def test_a_job_that_gets_no_lease_is_not_remembered(case: BaitCase) -> None:
+    """What the LRMS had said of it stayed in memory for ever: of each job that a bait without its host handed back."""
+    case.view.capacity = None
+    job = at_the_bait(case)
+    _, answers = case.start(job)
+    case.run(6)
+    assert [answer.answer for answer in answers] == ["hand-back"]
+    assert case.follower.sights.since(job, 0.0) is None
+    case.lrms.all_jobs[job].batch = False
+    case.start(job)
+    assert case.follower.sights.since(job, 0.0) is None
+
+
 def test_an_lrms_that_does_not_answer_leads_to_the_queue(case: BaitCase) -> None:
     job = at_the_bait(case)
     case.lrms.away = True
