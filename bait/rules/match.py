@@ -77,14 +77,19 @@ def _environment(wishes: str, rules: list[Rule], offers: Offers) -> EnvironmentN
 
 
 def _wished(wishes: str, offers: Offers) -> EnvironmentName | Impossible:
-    """The first environment that is all an alternative (`a|b`) asks for (`a&b`): by name, by tags, or both."""
+    """The first environment that is all an alternative (`a|b`) asks for (`a&b`): by name, by tags, or both.
+    One that this host cannot make now is chosen only if there is no other."""
     if len(wishes) > LONGEST_WISH:
         text = f"shorten --constraint=: it has {len(wishes)} characters, and at most {LONGEST_WISH} are read"
         return Impossible(f"{text}; known: {_names(offers)}")
-    for alternative in _alternatives(wishes):
-        for name, offer in offers.items():
-            if _is_met(alternative, {name, *offer.tags}):
-                return name
+    fitting = [
+        name
+        for alternative in _alternatives(wishes)
+        for name, offer in offers.items()
+        if _is_met(alternative, {name, *offer.tags})
+    ]
+    if fitting:
+        return next((name for name in fitting if offers[name].available), fitting[0])
     known = {word for name, offer in offers.items() for word in (name, *offer.tags)}
     unknown = next((word for word in re.split(r"[][()|&,]+", wishes) if word and word not in known), "")
     if unknown:

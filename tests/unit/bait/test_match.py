@@ -51,6 +51,15 @@ def test_the_first_offered_alternative_of_the_wish_is_taken(wishes: str) -> None
     assert wanted(TWO, wishes=wishes).environment == ROCKY
 
 
+def test_an_alternative_that_this_host_cannot_make_now_gives_way_to_one_that_it_can() -> None:
+    """The first was asked for all the same, denied, and the job came back every minute to hear it again."""
+    broken = {DEBIAN: an_offer(available=False), ROCKY: an_offer(ROCKY, tags=("numpy",))}
+    assert wanted(broken, wishes="debian12|rocky9").environment == ROCKY
+    tagged = {DEBIAN: an_offer(available=False, tags=("numpy",)), ROCKY: an_offer(ROCKY, tags=("numpy",))}
+    assert wanted(tagged, wishes="numpy").environment == ROCKY
+    assert wanted(broken, wishes="debian12").environment == DEBIAN  # its host says why not, and for how long
+
+
 @pytest.mark.parametrize("wishes", ["windows", "windows|dos"])
 def test_an_unknown_wish_is_named_with_what_there_is(wishes: str) -> None:
     text = impossible(TWO, wishes=wishes)
