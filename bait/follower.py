@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from bait.change import KIND, Change
 from bait.hookserver import Answer, Word
 from bait.lrms.base import JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
-from bait.rules import beat, note
+from bait.rules import beat, note, record
 from bait.rules import job as jobs
 from bait.rules.hostview import HostView
 from bait.rules.lease import Deed, Facts, Lease, Phase, Times
@@ -143,8 +143,8 @@ class Follower:
     def supersede(self, newer: Run) -> None:
         """A starter of `newer` is here: older leases of the same job let go of it (R6)."""
         for lease in self.leases.where("job", newer.key):
-            if jobs.superseded(lease, newer):
-                self.put(jobs.supersede(lease, newer, self.clock.seconds()))
+            if record.superseded(lease, newer):
+                self.put(record.supersede(lease, newer, self.clock.seconds()))
 
     def _forget(self, lease: Lease) -> None:
         with around("bait.forget"), self.journal.transaction():
@@ -284,8 +284,8 @@ class Follower:
         except LrmsRefused as error:
             # The world is not as it was seen: look again.
             self.log.warn("{run}: {deed} refused: {error}", run=str(lease.run), deed=deed, error=error)
-            await self._note(lease, jobs.refused(lease, deed, self.clock.seconds()))
-            return jobs.pause_s(lease, deed, self.clock.seconds(), self.times)
+            await self._note(lease, record.refused(lease, deed, self.clock.seconds()))
+            return record.pause_s(lease, deed, self.clock.seconds(), self.times)
         except LrmsUnavailable as error:
             self.log.warn("{run}: {deed}: no answer: {error}", run=str(lease.run), deed=deed, error=error)
             return self.times.poll_s
@@ -293,7 +293,7 @@ class Follower:
             return Now.REST
         if deed in _TOLD:
             return self._on_the_beat(self.times.soon_s)
-        after = jobs.done(lease, deed, self.clock.seconds())
+        after = record.done(lease, deed, self.clock.seconds())
         if after != lease and lease.lease in self.hooks:
             # Its starter waits: written with what follows, in one commit. Losing it means doing the deed again.
             return await self._follow(lease, after)

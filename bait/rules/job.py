@@ -22,7 +22,7 @@ from bait.lrms.base import OUR_NOTE, JobState, JobView
 from bait.rules import note
 from bait.rules.grace import left_s
 from bait.rules.lease import Deed, Denial, Facts, Lease, Phase, Step, Times, VmView
-from protocol.ids import Run
+from bait.rules.record import end, enter, failed, give_back, how_it_ended
 from protocol.messages import VmPhase
 
 
@@ -36,7 +36,7 @@ def decide(lease: Lease, facts: Facts, times: Times) -> Step:
         # The LRMS has gone back in time (R15): nothing it says of this job can be trusted yet.
         return Step(lease, wake_s=times.poll_s)
     if facts.job is None or facts.job.state is JobState.ENDED:
-        return Step(_end(lease, facts, _how_it_ended(facts.job)))
+        return Step(end(lease, facts, how_it_ended(facts.job)))
     match lease.phase:
         case Phase.REQUESTED:
             return _requested(lease, facts.job, facts, times)
@@ -63,24 +63,24 @@ def _here(lease: Lease, job: JobView, facts: Facts) -> bool:
 
 def _requested(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.run.restart > lease.run.restart:
-        return Step(_end(lease, facts, "the job left the bait by itself"))
+        return Step(end(lease, facts, "the job left the bait by itself"))
     if not (_here(lease, job, facts) and facts.hook):
         # The LRMS is starting or requeueing it, or the starter is gone: the restart count will tell.
         late = facts.now > lease.since + times.answer_s and not facts.hook
-        return Step(_return(lease, facts, "the starter is gone") if late else lease, wake_s=times.soon_s)
+        return Step(give_back(lease, facts, "the starter is gone") if late else lease, wake_s=times.soon_s)
     if facts.denied is not None:
         return _denied(lease, facts.denied, facts)
     if facts.lost:
-        return Step(_failed(lease, facts, facts.lost, times))
+        return Step(failed(lease, facts, facts.lost, times))
     if facts.now > lease.since + times.answer_s:
-        return Step(_return(lease, facts, "the hostmaster did not answer in time", delay_s=5))
+        return Step(give_back(lease, facts, "the hostmaster did not answer in time", delay_s=5))
     if facts.vm is None or not facts.vm.bound:
         ask = Deed.ASK if facts.vm is None else Deed.BIND
         return Step(lease, ask if facts.linked and not facts.asking else None, times.poll_s)
     if not (job.requeue and lease.marked):
         return Step(lease, Deed.MAKE_REQUEUEABLE)
     # Only now is it written down which VM: until here the host remembers, and tells it at each connect.
-    return Step(_enter(_named(lease, facts.vm), Phase.PARKING, facts.now, "granted"), Deed.SAY_PARK)
+    return Step(enter(_named(lease, facts.vm), Phase.PARKING, facts.now, "granted"), Deed.SAY_PARK)
 
 
 def _named(lease: Lease, vm: VmView) -> Lease:
@@ -89,9 +89,9 @@ def _named(lease: Lease, vm: VmView) -> Lease:
 
 def _denied(lease: Lease, denial: Denial, facts: Facts) -> Step:
     if denial.permanent:
-        return Step(_enter(replace(lease, text=denial.text), Phase.REFUSING, facts.now))
+        return Step(enter(replace(lease, text=denial.text), Phase.REFUSING, facts.now))
     delay = int(denial.retry_after_s or 5)
-    return Step(_return(lease, facts, denial.text, delay_s=delay))
+    return Step(give_back(lease, facts, denial.text, delay_s=delay))
 
 
 # --- between bait and VM ----------------------------------------------------------------------------------
@@ -105,8 +105,8 @@ def _parking(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.run != lease.target or job.state is not JobState.PENDING:
         return Step(_moved(lease, facts))
     if not job.held:
-        return Step(_return(lease, facts, "the starter ran out of time"))
-    return Step(_enter(lease, Phase.PARKED, facts.now, "parked"))
+        return Step(give_back(lease, facts, "the starter ran out of time"))
+    return Step(enter(lease, Phase.PARKED, facts.now, "parked"))
 
 
 def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
@@ -114,19 +114,19 @@ def _parked(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.run != lease.target or job.state is not JobState.PENDING:
         # Sent it was by this lease, which did not live to write that down: what became of it is judged as after that.
         there = sent or (job.run == lease.target and job.node == lease.vm)
-        return Step(_enter(lease, Phase.RELEASED, facts.now, "released") if there else _moved(lease, facts))
+        return Step(enter(lease, Phase.RELEASED, facts.now, "released") if there else _moved(lease, facts))
     if _sent_by_another(lease, job):
-        return Step(_end(lease, facts, "another bait has sent the job to its VM"))
+        return Step(end(lease, facts, "another bait has sent the job to its VM"))
     if not job.held:
-        return Step(_enter(lease, Phase.RELEASED, facts.now, "released") if sent else _taken_away(lease, facts))
+        return Step(enter(lease, Phase.RELEASED, facts.now, "released") if sent else _taken_away(lease, facts))
     if not sent:
         lease = _with_its_home(lease, job)
     trouble = _vm_trouble(lease, facts, times)
     if trouble:
-        return Step(_failed(lease, facts, trouble, times))
+        return Step(failed(lease, facts, trouble, times))
     if facts.vm is not None and facts.vm.phase is VmPhase.STARTED:
         # A host that lost its journal takes up its VMs as started (reconcile.adoptable): nothing may start in it.
-        return Step(_return(lease, facts, f"the host no longer knows whether {lease.vm} was used"))
+        return Step(give_back(lease, facts, f"the host no longer knows whether {lease.vm} was used"))
     if facts.vm is not None and facts.vm.phase in (VmPhase.READY, VmPhase.BOUND) and facts.vm.bound:
         return _ready(lease, facts, times)
     return Step(lease, Deed.TELL if not lease.told else None, times.poll_s)
@@ -147,12 +147,12 @@ def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
     if "ready" not in lease.stages:
         lease = replace(lease, stages={**lease.stages, "ready": facts.now})
     if lease.refused_at is not None and facts.now > lease.refused_at + times.refused_s:
-        return Step(_return(lease, facts, "the job could not be sent to its VM: is it held?"))
+        return Step(give_back(lease, facts, "the job could not be sent to its VM: is it held?"))
     if facts.node_ready:
         return _in_time(lease, facts, times)
     if facts.now > lease.stages["ready"] + times.register_s:
         text = f"the VM {lease.vm} did not become a node in {times.register_s:.0f} s"
-        return Step(_failed(lease, facts, text, times))
+        return Step(failed(lease, facts, text, times))
     return Step(lease, wake_s=times.soon_s)
 
 
@@ -167,7 +167,7 @@ def _in_time(lease: Lease, facts: Facts, times: Times) -> Step:
                 "sent to its VM before that is known; it is tried again. If this comes again, ask your administrator: "
                 "the bait's log says why there was no answer"
             )
-            return Step(_return(lease, facts, text, delay_s=int(times.retry_s)))
+            return Step(give_back(lease, facts, text, delay_s=int(times.retry_s)))
         return Step(lease, wake_s=times.poll_s)
     wait_s = left_s(facts.up_for_s, times.restart_grace_s)
     return Step(lease, Deed.SEND) if wait_s <= 0 else Step(lease, wake_s=min(wait_s, times.poll_s))
@@ -189,16 +189,16 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
             return Step(lease, wake_s=times.poll_s)  # whether it has started, only the host can say
         if _has_started(facts) or facts.ended:
             return _came_back(lease, job, facts, times)
-        return Step(_return(lease, facts, f"the run ended before it started in {lease.vm}"))
+        return Step(give_back(lease, facts, f"the run ended before it started in {lease.vm}"))
     if job.run != lease.target:
         return Step(_moved(lease, facts))
     if _has_started(facts):
-        return Step(_enter(lease, Phase.STARTED, facts.now, "running"))
+        return Step(enter(lease, Phase.STARTED, facts.now, "running"))
     if job.state is JobState.PENDING and lease.vm not in job.required_nodes:
         return Step(_taken_away(lease, facts))
     if job.state is JobState.PENDING and job.held:
         # Its user holds it, or the LRMS has forgotten the release (R15): sending it again finds out which.
-        return Step(_enter(lease, Phase.PARKED, facts.now))
+        return Step(enter(lease, Phase.PARKED, facts.now))
     trouble = _vm_trouble(lease, facts, times) if facts.linked else ""
     if job.state is JobState.PENDING and not facts.node_ready and facts.now > lease.since + times.register_s:
         trouble = trouble or f"the node {lease.vm} went away before the job started"
@@ -206,7 +206,7 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         # Its user changed it such that it cannot start there, or a limit keeps it away: its VM is not kept for ever.
         trouble = trouble or f"the batch system did not start the job in {lease.vm}"
     if trouble and job.state is JobState.PENDING:
-        return Step(_failed(lease, facts, trouble, times))
+        return Step(failed(lease, facts, trouble, times))
     if trouble and not lease.failed_node:
         return Step(lease, Deed.FAIL_NODE)
     return Step(lease, wake_s=min(times.poll_s, 3 * times.soon_s))
@@ -219,11 +219,11 @@ def _has_started(facts: Facts) -> bool:
 
 
 def _moved(lease: Lease, facts: Facts) -> Lease:
-    return _end(lease, facts, "somebody else moved the job")
+    return end(lease, facts, "somebody else moved the job")
 
 
 def _taken_away(lease: Lease, facts: Facts) -> Lease:
-    return _return(lease, facts, "the job was released or changed by somebody else")
+    return give_back(lease, facts, "the job was released or changed by somebody else")
 
 
 # --- in the VM --------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def _started(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return _came_back(lease, job, facts, times)
     if job.state is JobState.PENDING:
         # The LRMS has forgotten that it started this run (R15), or its answer is an old one: then it refuses.
-        return Step(_return(lease, facts, f"the batch system has lost the run in {lease.vm}"))
+        return Step(give_back(lease, facts, f"the batch system has lost the run in {lease.vm}"))
     if job.state is JobState.RUNNING and job.requeue and not lease.requeue:
         return Step(lease, Deed.FORBID_REQUEUE)
     if (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:
@@ -246,7 +246,7 @@ def _started(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
 
 def _would_be_told(facts: Facts) -> bool:
     """True if the host is there to pass on what the guest says of the run's end, and has nothing of the kind yet."""
-    return facts.linked and facts.host_known and facts.vm is not None and not facts.vm.ended
+    return facts.linked and facts.host_known and facts.vm is not None and not facts.ended
 
 
 def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
@@ -256,19 +256,19 @@ def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     ours = lease.lease in job.note or not job.note.startswith(OUR_NOTE)  # else a newer lease has parked it
     if (job.held or job.gave_back) and (facts.ended or not facts.lost) and job.run == lease.target.next() and ours:
         return _exited_as_a_gate_does(lease, facts, times)
-    return Step(_return(lease, facts, f"the run in {lease.vm} was requeued"))
+    return Step(give_back(lease, facts, f"the run in {lease.vm} was requeued"))
 
 
 def _exited_as_a_gate_does(lease: Lease, facts: Facts, times: Times) -> Step:
     """Its program did, or the gate, which never heard that it may start. A guest tells of an end again and again."""
     if facts.ended:
-        return Step(_enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
+        return Step(enter(replace(lease, text=_RESERVED), Phase.REFUSING, facts.now))
     if "back" not in lease.stages:
         return Step(replace(lease, stages={**lease.stages, "back": facts.now}))
     waited_s = facts.now - lease.stages["back"]
     if waited_s < (times.ended_s if facts.host_known else times.silence_s):
         return Step(lease, wake_s=times.poll_s)
-    return Step(_return(lease, facts, f"the VM {lease.vm} gave it back, and nobody has seen it start"))
+    return Step(give_back(lease, facts, f"the VM {lease.vm} gave it back, and nobody has seen it start"))
 
 
 _RESERVED = (
@@ -295,7 +295,7 @@ def _returning(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if job.state is JobState.RUNNING and (job.run.restart == lease.run.restart or job.node == lease.vm):
         # Still the same run, not seen to have left yet; or on its way in the VM it was sent to.
         return Step(lease, wake_s=times.poll_s)
-    return Step(_end(lease, facts, "the job went on elsewhere"))
+    return Step(end(lease, facts, "the job went on elsewhere"))
 
 
 def _still_ours(lease: Lease, job: JobView) -> bool:
@@ -320,7 +320,7 @@ def _refusing(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(lease, Deed.REFUSE)
     if job.state is JobState.LEAVING or job.run.restart == lease.run.restart:
         return Step(lease, wake_s=times.soon_s)
-    return Step(_end(lease, facts, "the job went on elsewhere"))
+    return Step(end(lease, facts, "the job went on elsewhere"))
 
 
 # --- the end ----------------------------------------------------------------------------------------------
@@ -340,65 +340,3 @@ def _ended(lease: Lease, facts: Facts, times: Times) -> Step:
         return Step(lease, Deed.REMOVE_NODE)
     # Also if the VM was lost: the host keeps its slot until it is told that nobody needs the name any more.
     return Step(lease, Deed.RELEASE_VM if facts.linked else None, times.poll_s)
-
-
-def done(lease: Lease, deed: Deed, now: float) -> Lease:
-    """The record after a deed succeeded. Losing it in a crash only means that the deed is done again."""
-    match deed:
-        case Deed.MAKE_REQUEUEABLE:
-            return replace(lease, marked=True)
-        case Deed.TELL:
-            return replace(lease, told=True)
-        case Deed.SEND:
-            return _enter(lease, Phase.RELEASED, now, "released")
-        case Deed.GIVE_BACK | Deed.REFUSE:
-            return _enter(lease, Phase.ENDED, now, "ended")
-        case Deed.FAIL_NODE:
-            return replace(lease, failed_node=True)
-    return lease
-
-
-def refused(lease: Lease, deed: Deed, now: float) -> Lease:
-    """The record after the LRMS has refused a deed."""
-    return replace(lease, refused_at=now) if deed is Deed.SEND and lease.refused_at is None else lease
-
-
-def pause_s(lease: Lease, deed: Deed, now: float, times: Times) -> float:
-    """How long to wait after the LRMS has refused a deed: longer each time while a dead VM's node stays busy."""
-    shortest = times.poll_s / 2
-    if deed is not Deed.REMOVE_NODE:
-        return shortest
-    return max(shortest, min(times.longest_refused_s, now - lease.since))
-
-
-def superseded(lease: Lease, newer: Run) -> bool:
-    """True if a starter of `newer` proves that this lease's hold on the job is over (R6)."""
-    return lease.run.same_job(newer) and newer.restart > lease.run.restart and lease.phase is not Phase.ENDED
-
-
-def supersede(lease: Lease, newer: Run, now: float) -> Lease:
-    """Let go of the job: its newer run is at a bait again, so the older one runs nowhere."""
-    return _enter(replace(lease, text=f"superseded by {newer}"), Phase.ENDED, now, "ended")
-
-
-def _enter(lease: Lease, phase: Phase, now: float, stage: str | None = None) -> Lease:
-    stages = lease.stages if stage is None or stage in lease.stages else {**lease.stages, stage: now}
-    return replace(lease, phase=phase, since=now, stages=stages)
-
-
-def _end(lease: Lease, facts: Facts, text: str) -> Lease:
-    return _enter(replace(lease, text=text), Phase.ENDED, facts.now, "ended")
-
-
-def _failed(lease: Lease, facts: Facts, text: str, times: Times) -> Lease:
-    """Back to the queue because of the VM: later each time, so that a VM that never boots does not spin the job."""
-    delay = min(times.longest_retry_s, times.retry_s * 2 ** min(facts.failures, 16))
-    return replace(_return(lease, facts, text, int(delay)), failed=True)
-
-
-def _return(lease: Lease, facts: Facts, text: str, delay_s: int = 0) -> Lease:
-    return _enter(replace(lease, text=text, delay_s=delay_s), Phase.RETURNING, facts.now)
-
-
-def _how_it_ended(job: JobView | None) -> str:
-    return "the batch system does not know the job any more" if job is None else job.word

@@ -11,6 +11,7 @@ import msgspec
 from bait import adoption, rescue
 from bait.lrms.base import JobState, JobView
 from bait.rules import job as jobs
+from bait.rules import record
 from bait.rules.lease import Deed as BaitDeed
 from bait.rules.lease import Denial, Facts, Phase, VmView
 from bait.rules.lease import Lease as BaitLease
@@ -115,15 +116,15 @@ def lease_step(
 @cache
 def lease_done(host: int, lease: Lease, deed: str, well: bool) -> Lease:
     """`bait.rules.job.done`, or `refused` if the LRMS refused the deed."""
-    after = jobs.done if well else jobs.refused
+    after = record.done if well else record.refused
     return _model(after(_lease(lease, host), BaitDeed(deed), 0.0))
 
 
 @cache
 def superseded(host: int, lease: Lease, restart: int) -> Lease:
     """The lease when a starter of that run has come: `bait.rules.job.superseded` and `supersede`."""
-    record = _lease(lease, host)
-    return _model(jobs.supersede(record, run(restart), 0.0)) if jobs.superseded(record, run(restart)) else lease
+    known = _lease(lease, host)
+    return _model(record.supersede(known, run(restart), 0.0)) if record.superseded(known, run(restart)) else lease
 
 
 @cache

@@ -9,6 +9,7 @@ from unittest import mock
 from bait.lrms.base import Home
 from bait.rescue import Rescue
 from bait.rules import job as jobs
+from bait.rules import record
 from bait.rules.lease import Deed, Lease, Step
 from hostmaster.keeper import Keeper
 from hostmaster.rules import capacity, lifecycle
@@ -71,7 +72,7 @@ def target_stays(stack: contextlib.ExitStack) -> None:
     def decide(lease: Any, facts: Any, times: Any) -> Any:
         step = real(lease, facts, times)
         if step.deed is Deed.GIVE_BACK:
-            return Step(jobs.done(lease, Deed.GIVE_BACK, facts.now))
+            return Step(record.done(lease, Deed.GIVE_BACK, facts.now))
         return step
 
     _patch(stack, jobs, "decide", decide)

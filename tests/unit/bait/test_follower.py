@@ -244,6 +244,7 @@ def test_a_lease_that_a_full_disk_keeps_on_record_is_over_once(case: BaitCase, l
     """It was over once more at each try: others of the past were pushed out, and a failed job waited for longer."""
     job = running(case)
     case.lrms.exits(job, 0)
+    case.finished()
     case.run(2)
     transaction = case.journal.transaction
 

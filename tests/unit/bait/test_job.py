@@ -8,8 +8,9 @@ from msgspec.structs import replace
 
 from bait.lrms.base import JobState
 from bait.rules import note
-from bait.rules.job import decide, done, pause_s, refused, supersede, superseded
+from bait.rules.job import decide
 from bait.rules.lease import Deed, Denial, Lease, Phase, Step, Times
+from bait.rules.record import done, pause_s, refused, supersede, superseded
 from protocol.ids import Generation, Run, VmName
 from protocol.messages import Code, VmPhase
 from tests.unit.bait.records import (
@@ -251,7 +252,7 @@ def test_a_started_run_is_followed_to_its_end() -> None:
 
 def test_a_run_whose_end_nobody_would_tell_is_looked_at_often() -> None:
     running, lease = sent(state=JobState.RUNNING, node=VM), ready(phase=Phase.STARTED)
-    assert step(lease, vm=AT_ITS_END, job=running) == Step(lease, wake_s=TIMES.poll_s)
+    assert step(lease, vm=STARTED, ended=True, job=running) == Step(lease, wake_s=TIMES.poll_s)
     for blind in ({"linked": False, "host_known": False}, {"host_known": False}):
         assert step(lease, vm=STARTED, job=running, **blind) == Step(lease, wake_s=TIMES.poll_s)
     assert step(lease, vm=STARTED, job=sent(state=JobState.LEAVING, node=VM)) == Step(lease, wake_s=TIMES.soon_s)

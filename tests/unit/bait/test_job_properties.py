@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bait.lrms.base import JobState
-from bait.rules.job import decide, done
+from bait.rules.job import decide
 from bait.rules.lease import Deed, Denial, Facts, Lease, Phase, Times
+from bait.rules.record import done
 from protocol.messages import Code, VmPhase
 from tests.unit.bait.records import BAIT, BOOT, RUN, VM, a_job, a_view, facts, granted, lease_id
 

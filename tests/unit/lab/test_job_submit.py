@@ -81,7 +81,7 @@ def test_the_bait_may_use_the_vm_partition(uid: int) -> None:
 def test_a_bait_with_an_account_of_its_own_may_use_the_vm_partition_when_the_site_says_so() -> None:
     """With slurmdbd baits need not run as SlurmUser (docs/install.md), and slurmctld asks this script all the same."""
     send, bound = '{ partition = "vwn", req_nodes = "vm1" }', '{ partition = "vwn" }'
-    for uids, code in (("{ 995 }", "0"), ("{ 7, 995 }", "0"), ("{}", "-1"), ("{ 994 }", "-1")):
+    for uids, code in (("{ 995 }", "0"), ("{ 7, 995 }", "0"), ("{}", "2002"), ("{ 994 }", "2002")):
         for job in ('{ partition = "batch" }', bound):
             call = f"slurm_job_modify({send}, {job}, {PARTITIONS}, 995)"
             assert lua(f"wnod_trusted_uids = {uids} print({call})") == [code]
