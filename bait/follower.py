@@ -237,6 +237,7 @@ class Follower:
             ended=view.ended.get(lease_id) == (lease.generation, lease.target),
             node=node is not None,
             node_ready=node is not None and node.state is NodeState.READY,
+            leaving_since=self.sights.leaving_since(lease.run.key),
             up_for_s=self._up_for_s(lease),
             failures=self._failures.get(_job(lease), 0),
         )

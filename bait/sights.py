@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from bait.lrms.base import JobView, Lrms, LrmsUnavailable
+from bait.lrms.base import JobState, JobView, Lrms, LrmsUnavailable
 from protocol.ids import Run
 
 CACHED_S = 0.5
@@ -19,6 +19,7 @@ class _Sight:
     at: float
     view: JobView | None
     missing_since: float | None = None
+    leaving_since: float | None = None
 
 
 @dataclass
@@ -46,11 +47,18 @@ class Sights:
         """Remember what the LRMS said of a job just now."""
         now = self.clock.seconds()
         before = self._sights.get(key)
-        missing = None
+        missing = leaving = None
         if view is None:
             missing = before.missing_since if before is not None and before.missing_since is not None else now
-        self._sights[key] = _Sight(now, view, missing)
+        elif view.state is JobState.LEAVING:
+            leaving = before.leaving_since if before is not None and before.leaving_since is not None else now
+        self._sights[key] = _Sight(now, view, missing, leaving)
         return view is not None or (missing is not None and now - missing >= ABSENT_S), view
+
+    def leaving_since(self, key: str) -> float | None:
+        """Since when the job has been seen to leave its node; None: it does not."""
+        sight = self._sights.get(key)
+        return None if sight is None else sight.leaving_since
 
     def forget(self, key: str) -> None:
         """What was seen is out of date, or nobody asks any more."""

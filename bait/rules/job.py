@@ -54,6 +54,12 @@ def decide(lease: Lease, facts: Facts, times: Times) -> Step:
             return _refusing(lease, facts.job, facts, times)
 
 
+def _soon_s(since: float | None, facts: Facts, times: Times) -> float:
+    """When to look again for what began then. Slurm cleans up in a moment, or for minutes while it reaches no node."""
+    hasty = since is None or facts.now < since + times.hasty_s
+    return times.soon_s if hasty else times.poll_s
+
+
 # --- at the bait: the starter waits, no user code has run -----------------------------------------------
 
 
@@ -99,9 +105,9 @@ def _denied(lease: Lease, denial: Denial, facts: Facts) -> Step:
 
 def _parking(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if _here(lease, job, facts):
-        return Step(lease, Deed.SAY_PARK if facts.hook else None, times.soon_s)
+        return Step(lease, Deed.SAY_PARK if facts.hook else None, _soon_s(lease.since, facts, times))
     if job.state is JobState.LEAVING or job.run.restart == lease.run.restart:
-        return Step(lease, wake_s=times.soon_s)
+        return Step(lease, wake_s=_soon_s(lease.since, facts, times))
     if job.run != lease.target or job.state is not JobState.PENDING:
         return Step(_moved(lease, facts))
     if not job.held:
@@ -153,7 +159,7 @@ def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
     if facts.now > lease.stages["ready"] + times.register_s:
         text = f"the VM {lease.vm} did not become a node in {times.register_s:.0f} s"
         return Step(failed(lease, facts, text, times))
-    return Step(lease, wake_s=times.soon_s)
+    return Step(lease, wake_s=_soon_s(lease.stages["ready"], facts, times))
 
 
 def _in_time(lease: Lease, facts: Facts, times: Times) -> Step:
@@ -240,7 +246,7 @@ def _started(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:
         return Step(lease, Deed.FAIL_NODE)
     if job.state is JobState.LEAVING:
-        return Step(lease, wake_s=times.soon_s)
+        return Step(lease, wake_s=_soon_s(facts.leaving_since, facts, times))
     return Step(lease, wake_s=times.running_s if _would_be_told(facts) else times.poll_s)
 
 
@@ -252,7 +258,7 @@ def _would_be_told(facts: Facts) -> bool:
 def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     """The run that started is over, and the job is in the queue again."""
     if job.state is JobState.LEAVING:
-        return Step(lease, wake_s=times.soon_s)
+        return Step(lease, wake_s=_soon_s(facts.leaving_since, facts, times))
     ours = lease.lease in job.note or not job.note.startswith(OUR_NOTE)  # else a newer lease has parked it
     if (job.held or job.gave_back) and (facts.ended or not facts.lost) and job.run == lease.target.next() and ours:
         return _exited_as_a_gate_does(lease, facts, times)
@@ -287,9 +293,9 @@ def _is_gone(lease: Lease, facts: Facts) -> bool:
 
 def _returning(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if _here(lease, job, facts):
-        return Step(lease, Deed.SAY_BACK if facts.hook else None, times.soon_s)
+        return Step(lease, Deed.SAY_BACK if facts.hook else None, _soon_s(lease.since, facts, times))
     if job.state is JobState.LEAVING:
-        return Step(lease, wake_s=times.soon_s)
+        return Step(lease, wake_s=_soon_s(facts.leaving_since, facts, times))
     if job.state is JobState.PENDING and _still_ours(lease, job):
         return Step(lease, Deed.GIVE_BACK)
     if job.state is JobState.RUNNING and (job.run.restart == lease.run.restart or job.node == lease.vm):
@@ -315,11 +321,11 @@ def _refusing(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if _here(lease, job, facts):
         if not (job.requeue and lease.marked):
             return Step(lease, Deed.MAKE_REQUEUEABLE)
-        return Step(lease, Deed.SAY_PARK if facts.hook else None, times.soon_s)
+        return Step(lease, Deed.SAY_PARK if facts.hook else None, _soon_s(lease.since, facts, times))
     if job.state is JobState.PENDING and job.run.restart > lease.run.restart:
         return Step(lease, Deed.REFUSE)
     if job.state is JobState.LEAVING or job.run.restart == lease.run.restart:
-        return Step(lease, wake_s=times.soon_s)
+        return Step(lease, wake_s=_soon_s(lease.since, facts, times))
     return Step(end(lease, facts, "the job went on elsewhere"))
 
 

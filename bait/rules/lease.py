@@ -119,6 +119,8 @@ class Facts:
     """The LRMS knows a node of the VM's name."""
     node_ready: bool = False
     """That node has registered and can take the job."""
+    leaving_since: float | None = None
+    """Since when the LRMS has been seen to clean up after the job's run."""
     up_for_s: float | None = None
     """For how long the LRMS had been up when it last said so, after the run was caught; None: it has not."""
     failures: int = 0
@@ -142,6 +144,8 @@ class Times:
     start_s: float = 120.0
     """How long a job that was sent to its VM may stay in the queue."""
     soon_s: float = 0.1
+    hasty_s: float = 2.0
+    """For so long it is looked every `soon_s` for what is usually done in a moment; from then on every `poll_s`."""
     poll_s: float = 1.0
     running_s: float = 6.0
     """How often the LRMS is asked about a job in a VM whose guest is heard, which tells by itself when it ends. Half as

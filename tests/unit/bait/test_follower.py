@@ -231,6 +231,19 @@ def test_an_lrms_that_is_away_is_no_reason_for_anything(case: BaitCase) -> None:
     assert case.sent == []
 
 
+def test_a_job_that_the_lrms_cannot_clean_up_is_not_asked_for_ten_times_a_second(case: BaitCase) -> None:
+    """Slurm does not reach its node: it is COMPLETING until that is given up, after minutes."""
+    job = running(case)
+    case.lrms.settle_s = 300.0
+    case.lrms.exits(job, 0)
+    case.finished()
+    case.run(3)
+    before = case.lrms.queries
+    case.run(30)
+    assert 25 <= case.lrms.queries - before <= 31
+    assert case.lease.phase is Phase.STARTED
+
+
 def test_a_refused_deed_is_not_repeated_at_full_speed(case: BaitCase) -> None:
     job = parked(case)
     case.lrms.hold(job)

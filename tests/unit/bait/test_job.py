@@ -258,6 +258,16 @@ def test_a_run_whose_end_nobody_would_tell_is_looked_at_often() -> None:
     assert step(lease, vm=STARTED, job=sent(state=JobState.LEAVING, node=VM)) == Step(lease, wake_s=TIMES.soon_s)
 
 
+def test_what_takes_long_though_it_is_usually_done_in_a_moment_is_looked_at_less_often() -> None:
+    leaving, lease = sent(state=JobState.LEAVING, node=VM), ready(phase=Phase.STARTED)
+    for since, wake_s in ((None, TIMES.soon_s), (101.0 - TIMES.hasty_s, TIMES.poll_s), (100.9, TIMES.soon_s)):
+        assert step(lease, vm=STARTED, job=leaving, leaving_since=since).wake_s == wake_s
+    waits = {"vm": BOUND, "job": parked_job()}
+    seen = step(ready(), **waits).lease
+    assert step(seen, **waits).wake_s == TIMES.soon_s
+    assert step(seen, now=101.0 + TIMES.hasty_s, **waits).wake_s == TIMES.poll_s
+
+
 def test_a_vm_the_host_adopted_is_not_taken_for_one_in_which_the_run_started() -> None:
     adopted = dataclasses.replace(STARTED, boot_id=None)
     assert step(ready(phase=Phase.RELEASED), vm=adopted, job=sent()).lease.phase is Phase.RELEASED
