@@ -2,6 +2,8 @@
 
 import heapq
 import itertools
+import math
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -92,7 +94,7 @@ def _nothing() -> None:
     """What a call that is over holds instead of its function."""
 
 
-def _place(entry: tuple[float, int, Call]) -> tuple[float, int]:
+def _place(entry: tuple[float, float, Call]) -> tuple[float, float]:
     return entry[:2]
 
 
@@ -103,6 +105,8 @@ class World:
     def __init__(self, start: float = 1_000_000.0) -> None:
         self.now = start
         self.calls = 0
+        self._present: deque[Call] = deque()
+        """What was planned for this very moment: a third of all calls, which no heap need put in order."""
         self._heap: list[tuple[float, int, Call]] = []
         """What is due before `_later` begins."""
         self._later: dict[int, list[tuple[float, int, Call]]] = {}
@@ -131,6 +135,9 @@ class World:
 
     def push(self, call: Call) -> None:
         due = call.due
+        if due <= self.now:
+            self._present.append(call)
+            return
         entry = (due, next(self._order), call)
         if due < self._near:
             heapq.heappush(self._heap, entry)
@@ -142,7 +149,8 @@ class World:
             self._later[second] = [entry]
             heapq.heappush(self._seconds, second)
 
-    def _all(self) -> Iterator[tuple[float, int, Call]]:
+    def _all(self) -> Iterator[tuple[float, float, Call]]:
+        yield from ((self.now, math.inf, call) for call in self._present)
         yield from self._heap
         for entries in self._later.values():
             yield from entries
@@ -159,16 +167,19 @@ class World:
 
     def run(self, until: float, trouble: Sequence[object] = ()) -> None:
         """Make the calls that are due by `until`, and no more as soon as there is any trouble."""
-        heap, take = self._heap, heapq.heappop
+        heap, present, take = self._heap, self._present, heapq.heappop
         while not trouble:
-            if not heap:
-                if self._opens(until):
-                    continue
+            if present and not (heap and heap[0][0] <= self.now):
+                due, call = self.now, present.popleft()
+            elif heap:
+                due = heap[0][0]
+                if due > until:
+                    break
+                call = take(heap)[2]
+            elif self._opens(until):
+                continue
+            else:
                 break
-            due = heap[0][0]
-            if due > until:
-                break
-            call = take(heap)[2]
             life = call.life
             if call.called or call.cancelled or (life is not None and life.dead):
                 continue
@@ -192,6 +203,7 @@ class World:
 
     def end(self) -> None:
         """Nothing planned will happen any more."""
+        self._present.clear()
         self._heap.clear()
         self._later.clear()
         self._seconds.clear()
