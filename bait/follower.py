@@ -337,9 +337,8 @@ class Follower:
             case Deed.FORBID_REQUEUE:
                 await self.lrms.forbid_requeue(run)
             case Deed.GIVE_BACK:
-                await self.lrms.tell(run, f"back in the queue: {lease.text}")
-                words = note.given_back(lease.home, lease.text)
-                await self.lrms.give_back(run, lease.home, words, lease.delay_s)
+                words, told = note.given_back(lease.home, lease.text), f"back in the queue: {lease.text}"
+                await self.lrms.give_back(run, lease.home, words, lease.delay_s, told)
             case Deed.REFUSE:
                 await self.lrms.refuse(run, lease.home, lease.text)
 

@@ -141,12 +141,13 @@ class Lrms(Protocol):
     async def forbid_requeue(self, run: Run) -> None:
         """The user's wish for no requeue holds again, because his job has started."""
 
-    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
+    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0, told: str = "") -> None:
         """Undo all we did: its own required nodes and reservation, home partition (each unless somebody has changed it
         since), eligible in `delay_s` seconds, released if held by us (R11, R12). Ours is a hold that the LRMS set for
         an exit code or that `refuse` set, not a human's. At home, where baits are, it stays requeueable, and the note
         says what its user wished; elsewhere the wish holds again. If the LRMS does not know its own nodes or its
-        reservation any more, it may run on any, and the note says so: it must not be stuck on a VM's node."""
+        reservation any more, it may run on any, and the note says so: it must not be stuck on a VM's node. `told`:
+        for its user, as by `tell`; empty: what he was told stays."""
 
     async def refuse(self, run: Run, home: Home, text: str) -> None:
         """Leave the job held such that its user sees `text`, can change the job and can release it himself. What we

@@ -113,15 +113,16 @@ class Slurm:
         if view.requeue and view.state is not JobState.ENDED:
             await self._act(commands.not_requeueable(parse.job_id(run)))
 
-    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
+    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0, told: str = "") -> None:
         """At most three scontrol calls. Eligible in 10 seconds at the earliest: sooner, Slurm may lose the job. A hold
         that is neither Slurm's for our exit code nor of our refusal stays: it is the user's."""
-        view, _ = await self._read(run)
+        view, comment = await self._read(run)
         _must_be_pending(view)
         there = self._belongs(view, home)
         at_home = home.partition in there.split(",")  # it was seen to run in one of those that it may run in
         back = replace(home, partition=there, requeue=home.requeue or at_home)
-        await self._untarget(view, back, note, delay_s)
+        words = (f"Comment={commands.with_word(comment, told)}",) if told else ()
+        await self._untarget(view, back, note, delay_s, *words)
         if parse.held_by_us(view):
             await self._act(commands.release(parse.job_id(run)))
 

@@ -268,9 +268,10 @@ class FakeLrms:
         (await self._same(run)).requeue = False
         self._reply()
 
-    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
+    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0, told: str = "") -> None:
         job = await self._same(run)
         self._pending(job)
+        job.told = told or job.told
         self._untarget(job, home, note, delay_s)
         job.requeue = home.requeue or job.partition == home.partition
         if job.held_by in OUR_HOLDS:

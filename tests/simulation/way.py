@@ -137,8 +137,8 @@ class Way:
     async def forbid_requeue(self, run: Run) -> None:
         await self._change("forbid requeue", run.key, lambda: self._controller.forbid_requeue(run))
 
-    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0) -> None:
-        await self._change("give back", run.key, lambda: self._controller.give_back(run, home, note, delay_s))
+    async def give_back(self, run: Run, home: Home, note: str, delay_s: int = 0, told: str = "") -> None:
+        await self._change("give back", run.key, lambda: self._controller.give_back(run, home, note, delay_s, told))
 
     async def refuse(self, run: Run, home: Home, text: str) -> None:
         await self._change("refuse", run.key, lambda: self._controller.refuse(run, home, text), f"({text})")

@@ -293,6 +293,17 @@ async def test_a_user_reads_why_his_job_waits(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_user_reads_why_his_job_came_back_until_he_is_told_something_else(world: World) -> None:
+    run = await intercepted(world, comment="my own words")
+    await world.exits(run.job, 198)
+    run = (await seen(world, run.job, state=JobState.PENDING, run=run.next())).run
+    for told in ("back in the queue: full", ""):
+        await world.lrms.give_back(run, HOME, "wnod: given back: full", 3600, told)
+        assert "back in the queue: full" in world.told(run.job)
+    assert "my own words" in world.told(run.job)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_job_that_must_not_be_requeued_can_be_parked_and_keeps_its_wish(world: World) -> None:
     world.start_vm()
     run = await intercepted(world, requeue=False)
