@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.simulation.faults import FAULTS
 from tests.simulation.play import Result, play, play_one
+from tests.simulation.site import BAIT_CPUS
 
 SUMMARY = Path("build/simulate/summary.json")
 GROWTH = Path("build/simulate/growth.json")
@@ -32,6 +33,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--hosts", type=int, default=8, metavar="H", help="hosts, each with a bait")
     parser.add_argument("--jobs", type=int, default=60, metavar="J", help="jobs of all users together")
     parser.add_argument("--faults", default="all", metavar="KINDS", help=f"all, none, or some of: {', '.join(FAULTS)}")
+    parser.add_argument(
+        "--bait-cpus", type=int, default=BAIT_CPUS, metavar="N", help="of each bait's node (%(default)s)"
+    )
     parser.add_argument("--replay", type=int, metavar="SEED", help="play this one seed and tell its story")
     parser.add_argument("--job", default="", help="with --replay: the story of this job")
     parser.add_argument("--growth", action="store_true", help="what a job costs on 50 hosts and on 500, without faults")
@@ -67,7 +71,8 @@ def main(argv: list[str]) -> int:
 
 def played(wanted: argparse.Namespace, kinds: tuple[str, ...]) -> Iterator[Result]:
     """All seeds, in any order."""
-    seeds = [(seed, wanted.hosts, wanted.jobs, kinds) for seed in range(wanted.first, wanted.first + wanted.seeds)]
+    all_seeds = range(wanted.first, wanted.first + wanted.seeds)
+    seeds = [(seed, wanted.hosts, wanted.jobs, kinds, wanted.bait_cpus) for seed in all_seeds]
     if wanted.processes <= 1 or len(seeds) == 1:
         yield from map(play_one, seeds)
         return
@@ -77,9 +82,10 @@ def played(wanted: argparse.Namespace, kinds: tuple[str, ...]) -> Iterator[Resul
 
 def replay(wanted: argparse.Namespace, kinds: tuple[str, ...]) -> int:
     """One seed, with its story."""
-    result = play(wanted.replay, wanted.hosts, wanted.jobs, kinds, logs=True, job=wanted.job)
+    result = play(wanted.replay, wanted.hosts, wanted.jobs, kinds, wanted.bait_cpus, logs=True, job=wanted.job)
     print(story(result, wanted))
-    print(f"hash {result.hash}, {result.virtual_s:.0f} s of virtual time, {result.calls} calls, {result.seconds:.2f} s")
+    did = f"{result.virtual_s:.0f} s of virtual time, {result.calls} calls, {result.given_back} hand-backs"
+    print(f"hash {result.hash}, {did}, {result.seconds:.2f} s")
     return 1 if result.bad else 0
 
 
@@ -118,7 +124,7 @@ def story(result: Result, wanted: argparse.Namespace) -> str:
     head = f"seed {result.seed}: " + ("; ".join(result.breaches[:4]) or "nothing wrong")
     again = (
         f"  again: python -m tests.simulation --replay {result.seed} --hosts {wanted.hosts} --jobs {wanted.jobs} "
-        f"--faults {wanted.faults}"
+        f"--faults {wanted.faults} --bait-cpus {wanted.bait_cpus}"
     )
     return "\n".join([head, *([result.history] if result.history else []), again])
 
@@ -140,6 +146,7 @@ def summed_up(results: list[Result], wanted: argparse.Namespace, seconds: float)
         "not_converged": sum(result.not_converged for result in results),
         "checks": sum(result.checks for result in results),
         "starts": sum(result.starts for result in results),
+        "given_back": sum(result.given_back for result in results),
         "virtual_hours": round(sum(result.virtual_s for result in results) / 3600, 1),
         "cpu_seconds_per_seed": round(sum(result.seconds for result in results) / len(results), 3),
         "seconds": round(seconds, 1),

@@ -21,7 +21,7 @@ ENDS_S = 15.0
 class Cluster:
     """Everything there is."""
 
-    def __init__(self, seed: int, hosts: int, judge: Judge) -> None:
+    def __init__(self, seed: int, hosts: int, judge: Judge, bait_cpus: int = BAIT_CPUS) -> None:
         self.seed = seed
         self.world = World()
         self.judge = judge
@@ -42,6 +42,8 @@ class Cluster:
         """Submissions that are still to be made."""
         self.no_requeue: set[str] = set()
         """Jobs whose users asked for no requeue."""
+        self.given_back = 0
+        """How often a bait has put a job back into the queue."""
         self.booted = 0
         self.late_guests = 0.0
         """Share of VMs that are slow to boot or to register."""
@@ -51,7 +53,7 @@ class Cluster:
         self._by_bait = {site.bait_name: site for site in self.sites}
         self._by_node = {slot.name: site for site in self.sites for slot in site.config.slots}
         for site in self.sites:
-            self.lrms.add_node(site.bait_name, cpus=BAIT_CPUS, features=ENVIRONMENTS)
+            self.lrms.add_node(site.bait_name, cpus=bait_cpus, features=ENVIRONMENTS)
         self.lrms.start()
         for site in self.sites:
             site.start("host")
@@ -85,6 +87,7 @@ class Cluster:
 
     def _job_given_back(self, job: FakeJob) -> None:
         """R11: what its user asked for is put back, and nothing of ours is left."""
+        self.given_back += 1
         own = self.lrms.own_nodes.get(job.id)
         text = f"given back for {job.required_nodes}, its user asked for {own}"
         self.judge.require(own is None or job.required_nodes == own, "R11", job.id, text)

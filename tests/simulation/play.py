@@ -18,7 +18,7 @@ from tests.simulation.faults import FAULTS
 from tests.simulation.judge import Judge
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.net import without_tls
-from tests.simulation.site import ENVIRONMENTS, USERS, account
+from tests.simulation.site import BAIT_CPUS, ENVIRONMENTS, USERS, account
 from wnod.journal import JournalFull
 
 SUBMIT_UNTIL_S = 90.0
@@ -39,6 +39,7 @@ class Result:
     seconds: float
     calls: int
     starts: int
+    given_back: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     breaches: list[str] = field(default_factory=list)
     history: str = ""
@@ -69,14 +70,17 @@ def stand_ins() -> Iterator[None]:
         yield
 
 
-def play(seed: int, hosts: int, jobs: int, kinds: tuple[str, ...] = (), *, logs: bool = False, job: str = "") -> Result:
+def play(
+    seed: int, hosts: int, jobs: int, kinds: tuple[str, ...] = (), bait_cpus: int = BAIT_CPUS, *, logs: bool = False,
+    job: str = "",
+) -> Result:  # fmt: skip
     """Play that seed. `kinds`: the faults there may be. `logs`: with the daemons' own words in the history."""
     began = time.process_time()
     judge = Judge()
     gc.disable()  # at a moment of its own choosing it would cost more than all the rest
     gc.freeze()  # what is there already is not looked at again at the end
     with stand_ins(), watched(judge, logs):
-        result = _played(judge, (seed, hosts, jobs, kinds), job)
+        result = _played(judge, (seed, hosts, jobs, kinds, bait_cpus), job)
         gc.collect()  # a Deferred complains when it is collected
     gc.unfreeze()
     gc.enable()
@@ -85,9 +89,9 @@ def play(seed: int, hosts: int, jobs: int, kinds: tuple[str, ...] = (), *, logs:
     return result
 
 
-def _played(judge: Judge, day: tuple[int, int, int, tuple[str, ...]], job: str) -> Result:
-    seed, hosts, jobs, kinds = day
-    cluster = Cluster(seed, hosts, judge)
+def _played(judge: Judge, day: tuple[int, int, int, tuple[str, ...], int], job: str) -> Result:
+    seed, hosts, jobs, kinds, bait_cpus = day
+    cluster = Cluster(seed, hosts, judge, bait_cpus)
     _submit(cluster, jobs)
     nemesis = Nemesis(cluster, kinds, FAULTS)
     cluster.run(nemesis.until, stop=nemesis.spent)
@@ -103,7 +107,7 @@ def _played(judge: Judge, day: tuple[int, int, int, tuple[str, ...]], job: str) 
     return result
 
 
-def play_one(seed: tuple[int, int, int, tuple[str, ...]]) -> Result:
+def play_one(seed: tuple[int, int, int, tuple[str, ...], int]) -> Result:
     """`play` with one argument, for a pool of processes."""
     return play(*seed)
 
@@ -177,6 +181,7 @@ def _result(cluster: Cluster, faults: Counter[str], jobs: int) -> Result:
         seconds=0.0,
         calls=cluster.world.calls,
         starts=judge.started,
+        given_back=cluster.given_back,
         faults=faults,
         breaches=[str(breach) for breach in judge.breaches],
         history=judge.history(first) if judge.breaches else "",

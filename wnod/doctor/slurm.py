@@ -12,6 +12,8 @@ from wnod.doctor.finding import CommandFailed, Finding, Verdict, output_of
 COMMANDS = ("scontrol", "squeue", "sinfo")
 MOVE_CODE, BACK_CODE = 199, 198
 """The starter's exit codes by which Slurm requeues a job held, and not held."""
+CRED_EXPIRE_S = 120.0
+"""As Slurm is shipped."""
 Ask = Callable[[Sequence[str]], str]
 
 
@@ -81,6 +83,7 @@ def wrong_settings(settings: dict[str, str], config: BaitLrms) -> Iterator[Findi
         text = f"MaxNodeCount is {settings.get('MaxNodeCount')!r}: VMs cannot join as dynamic nodes"
         yield Finding("slurm", Verdict.BAD, text, "MaxNodeCount=1024 in slurm.conf and restart slurmctld")
     yield from _guards(settings)
+    yield from _pace(settings, config)
 
 
 def _guards(settings: dict[str, str]) -> Iterator[Finding]:
@@ -91,6 +94,19 @@ def _guards(settings: dict[str, str]) -> Iterator[Finding]:
     if "nohold_on_prolog_fail" not in settings.get("SchedulerParameters", "").split(","):
         text = "a prolog that fails, in a VM whose file systems do not mount, would leave its job held"
         yield Finding("slurm", Verdict.WARN, text, "add nohold_on_prolog_fail to SchedulerParameters in slurm.conf")
+
+
+def _pace(settings: dict[str, str], config: BaitLrms) -> Iterator[Finding]:
+    """A job that Slurm takes off a VM which it does not reach must wait until its bait has seen that (0012)."""
+    found = re.search(r"cred_expire=(\d+)", settings.get("AuthInfo", ""))
+    waits_s, longest_s = float(found[1]) if found else CRED_EXPIRE_S, config.running_s * 1.5
+    if waits_s <= longest_s:
+        text = (
+            f"AuthInfo has cred_expire={waits_s:.0f}, which is how long a requeued job waits; its bait looks up to "
+            f"{longest_s:g} s apart: it could start elsewhere while it still runs in a VM that was cut off"
+        )
+        remedy = f"lrms.running_s at most {waits_s / 2:g}, or a longer cred_expire in slurm.conf"
+        yield Finding("slurm", Verdict.WARN, text, remedy)
 
 
 def _has_code(codes: str, wanted: int) -> bool:

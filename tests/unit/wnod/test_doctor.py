@@ -171,6 +171,22 @@ def test_slurm_lets_happen_what_it_should_not(old: str, new: str, words: str) ->
     assert words in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("info", "verdict"),
+    [
+        ("(null)", OK),
+        ("socket=/run/munge", OK),
+        ("cred_expire=10", OK),
+        ("cred_expire=9", WARN),
+        ("a=1,cred_expire=5", WARN),
+    ],
+)
+def test_a_requeued_job_waits_for_longer_than_its_bait_looks_away(info: str, verdict: Verdict) -> None:
+    finding = only(slurm.check_settings(SLURM, says(f"{SETTINGS}AuthInfo                = {info}\n")))
+    assert finding.verdict is verdict
+    assert (verdict is OK) == ("lrms.running_s" not in finding.remedy)
+
+
 @pytest.mark.parametrize("codes", ["100,198", "1-2,190-198", "190-200"])
 def test_codes_may_be_a_range(codes: str) -> None:
     assert only(slurm.check_settings(SLURM, says(SETTINGS.replace("= 198", f"= {codes}")))).verdict is OK
