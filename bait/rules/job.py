@@ -105,6 +105,9 @@ def _denied(lease: Lease, denial: Denial, facts: Facts) -> Step:
 
 def _parking(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if _here(lease, job, facts):
+        if facts.hook and not (job.requeue and lease.lease in job.note):
+            # The LRMS has forgotten that we wrote it (R15), and without it nobody else could give the job back (R12).
+            return Step(lease, Deed.MAKE_REQUEUEABLE)
         return Step(lease, Deed.SAY_PARK if facts.hook else None, _soon_s(lease.since, facts, times))
     if job.state is JobState.LEAVING or job.run.restart == lease.run.restart:
         return Step(lease, wake_s=_soon_s(lease.since, facts, times))
@@ -319,7 +322,7 @@ def _sent_by_another(lease: Lease, job: JobView) -> bool:
 
 def _refusing(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     if _here(lease, job, facts):
-        if not (job.requeue and lease.marked):
+        if not (job.requeue and lease.marked and lease.lease in job.note):
             return Step(lease, Deed.MAKE_REQUEUEABLE)
         return Step(lease, Deed.SAY_PARK if facts.hook else None, _soon_s(lease.since, facts, times))
     if job.state is JobState.PENDING and job.run.restart > lease.run.restart:

@@ -31,6 +31,7 @@ TIMES = Times()
 BOUND = a_view(bound=True, phase=VmPhase.BOUND, boot_id=BOOT)
 STARTED = a_view(bound=True, phase=VmPhase.STARTED, boot_id=BOOT)
 NO_ROOM = Denial(Code.NO_ROOM, "all 2 slots are taken", False, 7.0)
+OUR_NOTE = note.write(a_lease(), "bait1", 100.0)
 TOO_BIG = Denial(Code.TOO_BIG, "this host can give at most 1 cpu", True, None)
 
 
@@ -137,11 +138,20 @@ def test_a_starter_that_is_gone_is_given_the_time_to_be_noticed() -> None:
 
 
 def test_the_starter_is_told_to_park_and_the_lrms_is_waited_for() -> None:
-    parking = granted(phase=Phase.PARKING)
-    assert step(parking, vm=BOUND).deed is Deed.SAY_PARK
-    assert step(parking, vm=BOUND, hook=False).deed is None
+    parking, noted = granted(phase=Phase.PARKING), a_job(note=OUR_NOTE)
+    assert step(parking, vm=BOUND, job=noted).deed is Deed.SAY_PARK
+    assert step(parking, vm=BOUND, job=noted, hook=False).deed is None
     assert step(parking, vm=BOUND, job=a_job(state=JobState.LEAVING, node=None)).lease == parking
     assert step(parking, vm=BOUND, job=parked_job()).lease.phase is Phase.PARKED
+
+
+def test_no_job_is_parked_whose_note_the_lrms_has_forgotten() -> None:
+    """Seed 1147 of that day: after an amnesia it was at the bait once more, and parked; then the bait's journal was
+    lost, and nobody could know that the job, which was held for ever, was one of ours."""
+    parking = granted(phase=Phase.PARKING)
+    for forgotten in (a_job(), a_job(note=OUR_NOTE, requeue=False), a_job(note="wnod: given back: full")):
+        assert step(parking, vm=BOUND, job=forgotten) == Step(parking, Deed.MAKE_REQUEUEABLE)
+        assert step(parking, vm=BOUND, job=forgotten, hook=False).deed is None
 
 
 def test_a_starter_that_ran_out_of_time_returns_its_job() -> None:
@@ -403,8 +413,9 @@ def test_of_two_leases_for_a_run_that_the_lrms_started_twice_only_the_one_that_s
 
 def test_refusing_parks_the_job_and_then_holds_it() -> None:
     lease = a_lease(phase=Phase.REFUSING, text="too big", marked=True)
-    assert step(lease, job=a_job(requeue=False)).deed is Deed.MAKE_REQUEUEABLE
-    assert step(lease).deed is Deed.SAY_PARK
+    assert step(lease, job=a_job(note=OUR_NOTE, requeue=False)).deed is Deed.MAKE_REQUEUEABLE
+    assert step(lease).deed is Deed.MAKE_REQUEUEABLE
+    assert step(lease, job=a_job(note=OUR_NOTE)).deed is Deed.SAY_PARK
     assert step(lease, job=parked_job()).deed is Deed.REFUSE
     assert step(lease, job=a_job(state=JobState.RUNNING, run=TARGET)).lease.phase is Phase.ENDED
 
