@@ -109,8 +109,9 @@ class World:
         """What was planned for this very moment: a third of all calls, which no heap need put in order."""
         self._heap: list[tuple[float, int, Call]] = []
         """What is due before `_later` begins."""
-        self._later: dict[int, list[tuple[float, int, Call]]] = {}
-        """What is due from some second on. A large site plans much, most of which never comes to pass."""
+        self._later: dict[int, list[Call]] = {}
+        """What is due from some second on, in the order of planning; it is put in order when its second comes. A large
+        site plans much, most of which never comes to pass."""
         self._seconds: list[int] = []
         """A heap of these seconds."""
         self._near = int(start)
@@ -138,22 +139,21 @@ class World:
         if due <= self.now:
             self._present.append(call)
             return
-        entry = (due, next(self._order), call)
         if due < self._near:
-            heapq.heappush(self._heap, entry)
+            heapq.heappush(self._heap, (due, next(self._order), call))
             return
         second = int(due)
         if second in self._later:
-            self._later[second].append(entry)
+            self._later[second].append(call)
         else:
-            self._later[second] = [entry]
+            self._later[second] = [call]
             heapq.heappush(self._seconds, second)
 
     def _all(self) -> Iterator[tuple[float, float, Call]]:
         yield from ((self.now, math.inf, call) for call in self._present)
         yield from self._heap
-        for entries in self._later.values():
-            yield from entries
+        for calls in self._later.values():
+            yield from ((call.due, place, call) for place, call in enumerate(calls))
 
     def _opens(self, until: float) -> bool:
         """Take the next second that has something to do, if there is one by `until`."""
@@ -161,8 +161,14 @@ class World:
             return False
         second = heapq.heappop(self._seconds)
         self._near = second + 1
-        self._heap += (entry for entry in self._later.pop(second) if entry[2].active())
-        heapq.heapify(self._heap)
+        heap, near, order = self._heap, self._near, self._order
+        for call in self._later.pop(second):
+            if call.active():
+                if call.due < near:
+                    heap.append((call.due, next(order), call))
+                else:  # it was put back meanwhile
+                    self.push(call)
+        heapq.heapify(heap)
         return True
 
     def run(self, until: float, trouble: Sequence[object] = ()) -> None:
