@@ -17,6 +17,8 @@ SLACK_S = 0.7
 """So much later than the next start may a sign of life be, for the clocks of two guests."""
 FORGETS_S = 8.0
 """A slurmctld that is killed may forget what it was told in so many seconds before (it saves its state every five)."""
+LAUNCH_S = 3.0
+"""So long before its first word Slurm may have started a run: a launch in a busy emulated guest."""
 AFTER_S = 15.0
 """So long after a run's last sign what hits its VM may still make Slurm run the job again: its end was not heard."""
 MUTE_S = 4.0
@@ -201,5 +203,5 @@ def hits(hit: Hit, run: Run) -> bool:
     if at(hit, run.host):
         return True
     if hit.kind == "kill-slurmctld":
-        return any(0 <= hit.at - moment <= FORGETS_S for moment in (run.started, run.last))
+        return -LAUNCH_S <= hit.at - run.started <= FORGETS_S or 0 <= hit.at - run.last <= FORGETS_S
     return False

@@ -88,6 +88,13 @@ def test_a_reboot_of_the_host_excuses_one_more_start() -> None:
     assert verdict(CUT_SHORT, AGAIN, hits=(Hit(1, "reboot-host", "h1", 104.0, 110.0),)) == []
 
 
+def test_a_slurmctld_that_is_killed_between_a_launch_and_its_first_word_may_have_forgotten_the_launch() -> None:
+    """Seed 3 of that day: Slurm had started the run, was killed 1.2 s before its first word, and knew nothing of it."""
+    for ago_s, said in ((1.2, []), (-7.0, []), (3.5, ["over_budget"]), (-30.0, ["over_budget"])):
+        killed = Hit(1, "kill-slurmctld", "h2", FIRST.started - ago_s, FIRST.started - ago_s + 2.9)
+        assert verdict(CUT_SHORT, AGAIN, hits=(killed,)) == said
+
+
 def test_a_users_own_requeue_excuses_one_more_start() -> None:
     assert verdict(CUT_SHORT, AGAIN, deeds=(Deed(104.0, "t0001", "requeue"),)) == []
     assert verdict(CUT_SHORT, AGAIN, deeds=(Deed(104.0, "t0002", "requeue"),)) == ["over_budget"]
