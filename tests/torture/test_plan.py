@@ -7,8 +7,9 @@ from itertools import combinations, islice, pairwise
 import pytest
 
 from tests.torture import ledger
+from tests.torture.judge import Row
 from tests.torture.plan import KINDS, NAMES, draw
-from tests.torture.users import wishes
+from tests.torture.users import LOOKS_AGAIN_S, forgotten_releases, wishes
 
 HOSTS = ("h1", "h2")
 
@@ -89,3 +90,12 @@ def test_a_page_whose_writer_died_in_the_middle_of_a_line_is_read_as_far_as_it_g
     assert run is not None
     assert (run.task, run.last, run.ended) == ("2", 101.0, None)
     assert ledger.page("t0001.2.8c4b", PAGE[:20]) is None
+
+
+def test_a_user_releases_again_what_slurm_has_forgotten_the_release_of() -> None:
+    row = Row("t0001", "-", "7", "PENDING", "JobHeldUser")
+    let_go_of = {"t0001": ("alice", 100.0), "t0002": ("bob", 100.0)}
+    assert forgotten_releases({row.key: row}, let_go_of, 100.0 + LOOKS_AGAIN_S) == ["t0001"]
+    assert not forgotten_releases({row.key: row}, let_go_of, 99.0 + LOOKS_AGAIN_S)
+    started = Row("t0001", "-", "7", "RUNNING", "None")
+    assert not forgotten_releases({started.key: started}, let_go_of, 200.0)

@@ -7,7 +7,7 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from deploy.lab.layout import HEAD
 from deploy.lab.namespaces import LabError
@@ -20,6 +20,8 @@ BACKLOG = 7
 LOOK_S = 1.5
 MEDDLING = ("", "", "", "", "", "", "", "cancel", "hold", "requeue")
 """Each of three in ten jobs; arrays are left alone."""
+LOOKS_AGAIN_S = 20.0
+"""After a release a user looks whether it was for good: a slurmctld killed at once after it has forgotten it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Users:
         self._thread = threading.Thread(target=self._run, name="users")
         self._open: dict[str, tuple[Wish, float]] = {}
         self._held: dict[str, tuple[str, float]] = {}
+        self._let_go_of: dict[str, tuple[str, float]] = {}
         self._submitting = True
         self.submissions: list[Submission] = []
         self.deeds: list[Deed] = []
@@ -168,17 +171,29 @@ class Users:
             self._held[wish.name] = (wish.user, time.monotonic() + wish.after)
 
     def _let_go(self) -> None:
+        for name in forgotten_releases(self.rows, self._let_go_of, time.monotonic()):
+            self._held[name] = self._let_go_of.pop(name)
         for name, (user, when) in list(self._held.items()):
             row = self.rows.get((name, "-"))
             if row is None or time.monotonic() < when:
                 continue
             if row.state in judge.OVER or self._released(user, row):
                 del self._held[name]
+                self._let_go_of[name] = (user, time.monotonic())
 
     def _released(self, user: str, row: Row) -> bool:
         done = self._ground.lab.run(HEAD, ["scontrol", "release", row.job], user=user, timeout=120)
         self.deeds.append(Deed(time.time(), row.name, "release", done.returncode == 0))
         return done.returncode == 0
+
+
+def forgotten_releases(
+    rows: Mapping[judge.Key, Row], let_go_of: Mapping[str, tuple[str, float]], now: float
+) -> list[str]:
+    """Jobs that their users have released (`let_go_of`: who, and when), and that Slurm holds for them. Pure."""
+    long_ago = [name for name, (_, when) in let_go_of.items() if now - when >= LOOKS_AGAIN_S]
+    found = ((name, rows.get((name, "-"))) for name in long_ago)
+    return [name for name, row in found if row and (row.state, row.reason) == ("PENDING", "JobHeldUser")]
 
 
 def _row(line: str) -> Row:
