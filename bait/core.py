@@ -95,10 +95,12 @@ class BaitCore:
         self.opening.kick()
         self.every(RENEW_EVERY_S, self._renew)
         self.every(LOOK_EVERY_S, self.rescue.look)
+        self.rescue.soon()
 
     def halt(self) -> None:
         """Nothing is begun any more from time to time. Idempotent."""
         self._loops.halt()
+        self.rescue.halt()
 
     async def stop(self) -> None:
         """Close the bait and answer whoever is there or on his way; who still waits after CLOSE_LIMIT_S is handed back.

@@ -9,18 +9,21 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bait.follower import Follower
 from bait.lrms.base import JobState, JobView, Lrms, LrmsRefused, LrmsUnavailable
 from bait.rules import note
+from bait.rules.lease import Phase
 from bait.rules.note import PATIENCE_S, Note
 from protocol.ids import LeaseId
 from wnod.crashpoint import around
 
 LOOK_EVERY_S = 120.0
+LOOK_AGAIN_S = 10.0
+"""After a start, and where the first of two looks has found something."""
 
 
 def orphans(
@@ -53,17 +56,28 @@ def late_nodes(down: Mapping[str, float], spared: Collection[str | None], now: f
 
 @dataclass
 class Rescue:
-    """Looks every LOOK_EVERY_S. Two baits that do it at once do it once: a job given back carries another note."""
+    """Two baits that do it at once do it once: a job given back carries another note."""
 
     clock: IReactorTime
     lrms: Lrms
     follower: Follower
     busy: bool = False
     _lost: frozenset[LeaseId] = frozenset()
-    """Leases of this bait's that nobody here knew at the last look."""
+    """Leases of this bait's that nobody here had anything to do with at the last look."""
     _down: dict[str, float] = field(default_factory=dict)
     """Since when VMs' nodes were seen to be down without a break."""
+    _soon: IDelayedCall | None = None
     log: Logger = field(default_factory=lambda: Logger("bait.rescue"))
+
+    def soon(self) -> None:
+        """Look in LOOK_AGAIN_S."""
+        self.halt()
+        self._soon = self.clock.callLater(LOOK_AGAIN_S, self.look)
+
+    def halt(self) -> None:
+        """That look is off. Idempotent."""
+        if self._soon is not None and self._soon.active():
+            self._soon.cancel()
 
     def look(self) -> None:
         """Give back what is to be given back."""
@@ -75,8 +89,10 @@ class Rescue:
         jobs = (await self.lrms.waiting()).values()
         before, self._lost = self._lost, self._lost_here(jobs)
         # Twice: the first answer may have been asked for before a lease came to its end.
-        lost = before & self._lost
-        for job, ours in orphans(jobs, self.follower.leases, self.clock.seconds(), lost):
+        if self._lost - before:
+            self.soon()
+        mine = [lease.lease for lease in self.follower.leases.values() if lease.phase is not Phase.ENDED]
+        for job, ours in orphans(jobs, mine, self.clock.seconds(), before & self._lost):
             text = note.given_back(ours.home, note.left_alone(ours))
             self.log.warn("{run}: {text}", run=str(job.run), text=text, lease=ours.lease)
             try:
@@ -87,14 +103,18 @@ class Rescue:
         await self._clear_nodes()
 
     def _lost_here(self, jobs: Iterable[JobView]) -> frozenset[LeaseId]:
-        """Leases that a note calls ours, and that are neither in the journal nor known to the host, which was asked.
+        """Leases that a note calls ours, and that are over, or neither in the journal nor known to the host, which was
+        asked.
 
-        The journals were lost and the VM has died, or the LRMS has forgotten that the job was given back.
+        The journals were lost and the VM has died, or the LRMS has forgotten that the job was given back. One that is
+        over may be waiting for this: no node is removed that a job waits for.
         """
-        view, notes = self.follower.view, [note.read(job.note) for job in jobs]
+        view, leases = self.follower.view, self.follower.leases
+        notes = [note.read(job.note) for job in jobs]
         ours = {LeaseId(one.lease) for one in notes if one is not None and one.bait == self.follower.bait}
-        unknown = ours - self.follower.leases.keys()
-        return frozenset(lease for lease in unknown if view.knows(lease) and lease not in view.vms)
+        over = {lease for lease in ours & leases.keys() if leases[lease].phase is Phase.ENDED}
+        unknown = ours - leases.keys()
+        return frozenset(over | {lease for lease in unknown if view.knows(lease) and lease not in view.vms})
 
     async def _clear_nodes(self) -> None:
         now = self.clock.seconds()

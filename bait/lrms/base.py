@@ -167,4 +167,5 @@ class Lrms(Protocol):
         Only ever called for a VM that is positively gone. A node the LRMS does not know is a success."""
 
     async def remove_node(self, node: str) -> None:
-        """Forget a VM's node; one already gone is a success."""
+        """Forget a VM's node; one already gone is a success. LrmsRefused while a job is on it or waits for it: an LRMS
+        that starts anew may end a job that waits for a node it does not know."""

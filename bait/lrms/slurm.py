@@ -183,17 +183,28 @@ class Slurm:
 
     async def fail_node(self, node: str, reason: str) -> None:
         """State=DOWN; LrmsRefused for a node that the site configured."""
-        await self._act_on_vm(node, commands.down(node, reason))
+        await self._vm(node)
+        await self._act_on_vm(commands.down(node, reason))
 
     async def remove_node(self, node: str) -> None:
-        """LrmsRefused while a job is on it, and for a node that the site configured (Slurm would delete that too)."""
-        await self._act_on_vm(node, commands.delete_node(node))
+        """LrmsRefused while a job is on it or waits for it (a slurmctld that starts ends such a job as NODE_FAIL, held
+        or not: "Invalid req_nodes"), and for a node that the site configured (Slurm would delete that too)."""
+        if await self._vm(node) is not None and await self._is_waited_for(node):
+            raise LrmsRefused(f"a job waits for node {node}: it stays until the job has been given back")
+        await self._act_on_vm(commands.delete_node(node))
 
-    async def _act_on_vm(self, node: str, argv: commands.Argv) -> None:
-        """For nodes that may be gone already, which is as good as done."""
+    async def _is_waited_for(self, node: str) -> bool:
+        mark = self._mark()
+        return node in parse.waited_for(await self._look(commands.squeue_waiting(mark)), mark)
+
+    async def _vm(self, node: str) -> NodeView | None:
         view = (await self.nodes()).get(node)
         if view is not None and not parse.is_dynamic(view):
             raise LrmsRefused(f"node {node} is in slurm.conf, not a VM that registered itself: left alone")
+        return view
+
+    async def _act_on_vm(self, argv: commands.Argv) -> None:
+        """For nodes that may be gone already, which is as good as done."""
         output = await self._runner.run(argv)
         if output.code and not commands.no_such_node(output.err):
             raise commands.failure(argv, output.err)

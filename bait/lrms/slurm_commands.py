@@ -45,7 +45,7 @@ def squeue(ids: Sequence[str], mark: str) -> Argv:
 
 
 def squeue_waiting(mark: str) -> Argv:
-    """One query for what `may_be_ours` must know of every job that waits."""
+    """One query for what `may_be_ours` and `waited_for` must know of every job that waits."""
     return ("squeue", "-h", "-a", "-t", "PENDING,SPECIAL_EXIT,REQUEUE_HOLD", "-O", columns(WAITING_FIELDS, mark))
 
 

@@ -120,6 +120,11 @@ def may_be_ours(text: str, mark: str, vm_partition: str) -> set[str]:
     return found
 
 
+def waited_for(text: str, mark: str) -> set[str]:
+    """Nodes that jobs which wait, held or not, require by name."""
+    return {node for record in records(text, WAITING_FIELDS, mark) for node in _NODES.findall(record["ReqNodes"])}
+
+
 def parse_nodes(text: str, mark: str) -> dict[str, NodeView]:
     """Node name -> node. LrmsUnavailable when not understood."""
     return {view.name: view for view in map(_node, records(text, NODE_FIELDS, mark))}

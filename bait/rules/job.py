@@ -260,6 +260,8 @@ def _would_be_told(facts: Facts) -> bool:
 
 def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     """The run that started is over, and the job is in the queue again."""
+    if job.state is JobState.LEAVING and (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:
+        return Step(lease, Deed.FAIL_NODE)  # a dead node cannot say that nothing of the run is left
     if job.state is JobState.LEAVING:
         return Step(lease, wake_s=_soon_s(facts.leaving_since, facts, times))
     ours = lease.lease in job.note or not job.note.startswith(OUR_NOTE)  # else a newer lease has parked it

@@ -316,6 +316,8 @@ class FakeLrms:
         found = await self._vm(node)
         if found is not None and self._jobs_on(node):
             raise LrmsRefused(f"{node} is busy")
+        if found is not None and self._is_waited_for(node):
+            raise LrmsRefused(f"a job waits for {node}")
         self.all_nodes.pop(node, None)
         self._reply()
 
@@ -378,6 +380,10 @@ class FakeLrms:
         busy = {JobState.RUNNING, JobState.LEAVING}
         return [job for job in self.all_jobs.values() if job.node == node and job.state in busy]
 
+    def _is_waited_for(self, node: str) -> bool:
+        jobs = self.all_jobs.values()
+        return any(job.state is JobState.PENDING and node in job.required_nodes for job in jobs)
+
     def _place(self, job: FakeJob) -> FakeNode | None:
         wishes = frozenset(job.wishes.split("&")) - {""}
         for node in self.all_nodes.values():
@@ -403,8 +409,11 @@ class FakeLrms:
         self.clock.callLater(self.settle_s, settled)
 
     def _requeue(self, job: FakeJob, held_by: str) -> None:
-        job.run, job.node = replace_restart(job.run), None
-        job.state = JobState.PENDING
+        job.run = replace_restart(job.run)
+        self._wait_again(job, held_by)
+
+    def _wait_again(self, job: FakeJob, held_by: str) -> None:
+        job.state, job.node = JobState.PENDING, None
         job.eligible_at = self.clock.seconds() + REQUEUE_DELAY_S
         self._set_word(job, "SPECIAL_EXIT" if held_by else "PENDING", held_by)
 

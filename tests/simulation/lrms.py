@@ -6,7 +6,7 @@ from typing import Any
 
 from bait.lrms.base import Home, JobState, JobView, NodeView
 from protocol.ids import Run
-from tests.fakes.lrms import FakeJob, FakeLrms, FakeNode
+from tests.fakes.lrms import FakeJob, FakeLrms, FakeNode, replace_restart
 from tests.simulation.clock import World
 
 MEMORY_S = 5.0
@@ -106,6 +106,9 @@ class Controller(FakeLrms):
     def _jobs_on(self, node: str) -> list[FakeJob]:
         return list(self._on.get(node, {}).values())
 
+    def _is_waited_for(self, node: str) -> bool:
+        return any(node in job.required_nodes for job in self._queue.values() if job.required_nodes)
+
     def _start(self, job: FakeJob, node: FakeNode) -> None:
         self._queue.pop(job.id, None)
         self._on.setdefault(node.name, {})[job.id] = job
@@ -132,10 +135,14 @@ class Controller(FakeLrms):
             jobs.pop(job.id, None)
 
     def _requeue(self, job: FakeJob, held_by: str) -> None:
+        if self.all_jobs.get(job.id) is job:  # else of a state that the controller has forgotten
+            super()._requeue(job, held_by)
+
+    def _wait_again(self, job: FakeJob, held_by: str) -> None:
         if self.all_jobs.get(job.id) is not job:
-            return  # of a state that the controller has forgotten
+            return
         self._off(job)
-        super()._requeue(job, held_by)
+        super()._wait_again(job, held_by)
         self._queue[job.id] = job
         self.trace(job.id, f"requeued as run {job.run.restart}" + (f", held by {held_by}" if held_by else ""))
 
@@ -178,10 +185,12 @@ class Controller(FakeLrms):
                 self._end(job, "NODE_FAIL")
 
     def requeue(self, job: FakeJob) -> None:
-        """A user's or administrator's `scontrol requeue`."""
+        """A `scontrol requeue`, whoever says it: it counts at once, while the run that it ends still leaves."""
         if job.state is JobState.RUNNING:
             self.requeued(job, "its user requeued it")
-            self._leave(job, lambda gone: self._requeue(gone, ""))
+            self.left(job)
+            job.run = replace_restart(job.run)
+            self._leave(job, lambda gone: self._wait_again(gone, ""))
 
     async def waiting(self) -> Mapping[str, JobView]:
         # What most jobs are not is asked in line: every bait asks, and each time of the whole queue.
@@ -217,6 +226,9 @@ class Controller(FakeLrms):
         self.up_since = self.clock.seconds()
         self._queue = {job.id: job for job in self.all_jobs.values() if job.state is JobState.PENDING}
         self._on = {}
+        for job in tuple(self._queue.values()):
+            if not self.all_nodes.keys() >= set(job.required_nodes):
+                self._end(job, "NODE_FAIL")  # as slurmctld: "Invalid req_nodes"
         for job in self.all_jobs.values():
             if job.state is JobState.ENDED:
                 self.clock.callLater(self.forget_s, self._forget, job)

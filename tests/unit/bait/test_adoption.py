@@ -36,6 +36,8 @@ def case(tmp_path: Path) -> Iterator[BaitCase]:
         (parked_job(run=TARGET.next(), held=False, required_nodes=(VM,)), Phase.RELEASED),
         (parked_job(run=RUN, held=False, required_nodes=(VM,)), Phase.RETURNING),
         (parked_job(run=TARGET.next(), held=False), Phase.ENDED),
+        # Torture, seed 2: its user had requeued it, which Slurm counts before the old run has left.
+        (parked_job(run=TARGET.next(), held=False, state=JobState.LEAVING, required_nodes=(VM,)), Phase.RELEASED),
     ],
 )
 def test_a_lease_is_taken_up_where_its_job_is(job: Any, phase: Phase) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bait.lrms.base import NO_REQUEUE, OUR_NOTE, Home, JobState
-from bait.rescue import Rescue, orphans
+from bait.rescue import LOOK_AGAIN_S, Rescue, orphans
 from bait.rules import note
+from bait.rules.lease import Phase
 from bait.rules.note import PATIENCE_S, Note
 from tests.conftest import LoggedFailures
 from tests.fakes.daemons import BAIT as SITE_BAIT
@@ -154,6 +156,26 @@ def test_a_job_whose_lease_neither_its_own_bait_nor_the_host_knows_is_given_back
         rescue.look()
         case.run(1)
         assert case.lrms.all_jobs[job].held_by == held_by
+
+
+def test_a_job_that_waits_for_the_node_of_a_lease_that_is_over_is_given_back_at_the_second_look(
+    case: BaitCase,
+) -> None:
+    """Or each would wait for the other: the node is not removed while a job waits for it."""
+    job, _ = case.intercepted()
+    case.grant()
+    case.run(1)
+    case.lrms.exits(job, PARK)
+    case.run(1)
+    record, lease = case.lrms.all_jobs[job], case.lease
+    case.follower.leases.clear()
+    case.follower.leases[lease.lease] = replace(lease, phase=Phase.ENDED)
+    rescue = Rescue(case.mortal, case.lrms, case.follower)
+    rescue.look()
+    case.run(LOOK_AGAIN_S - 1)
+    assert record.held_by == "exit"
+    case.run(2)
+    assert record.held_by == ""
 
 
 def test_a_job_whose_vm_the_host_still_has_or_may_have_is_not_given_back_before_its_time(case: BaitCase) -> None:

@@ -325,12 +325,23 @@ class SlurmTests(SynchronousTestCase):
         self.done(lambda: self.slurm.open_node("bait"))
         assert self.commands.acts() == []
 
+    def test_a_node_that_a_job_waits_for_is_not_deleted(self) -> None:
+        """Torture, seed 2: slurmctld was killed just then, and ended the job when it started (NODE_FAIL)."""
+        self.commands.jobs = f"12{MARK}PENDING{MARK}vwn{MARK}vm1{MARK}wnod:lease=x{MARK}\n"
+        assert "job waits" in self.refused(lambda: self.slurm.remove_node("vm1"))
+        self.commands.broken["squeue"] = LrmsUnavailable("squeue: no answer in 10 s")
+        self.refused(lambda: self.slurm.remove_node("vm1"), LrmsUnavailable)
+        self.done(lambda: self.slurm.remove_node("vm9"))  # gone
+        assert self.commands.acts() == [("delete", "nodename=vm9")]
+
     def test_a_node_the_site_configured_is_never_deleted(self) -> None:
+        self.commands.jobs = ""
         assert "slurm.conf" in self.refused(lambda: self.slurm.remove_node("bait"))
         self.done(lambda: self.slurm.remove_node("vm1"))
         assert self.commands.acts() == [("delete", "nodename=vm1")]
 
     def test_a_node_already_gone_is_removed(self) -> None:
+        self.commands.jobs = ""
         self.commands.broken["scontrol delete"] = Output(1, "", "delete_node nodename=vm9: Invalid node name specified")
         self.done(lambda: self.slurm.remove_node("vm9"))
         self.commands.broken["scontrol delete"] = Output(1, "", "delete_node nodename=vm1: Requested nodes are busy")
