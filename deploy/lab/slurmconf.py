@@ -62,7 +62,7 @@ def slurm_conf(layout: Layout, shape: BaitShape, extra: tuple[str, ...] = ()) ->
         "",
         (FRAGMENT / "slurm.conf.fragment").read_text(),
         *(node_line(host, shape) for host in hosts),
-        f"PartitionName={BATCH_PARTITION} Nodes={baits} Default=YES MaxNodes=1 MaxTime=UNLIMITED State=UP",
+        f"PartitionName={BATCH_PARTITION} Nodes={baits} Default=YES MaxNodes=1 LLN=YES MaxTime=UNLIMITED State=UP",
         *extra,
     ]
     return "\n".join(lines) + "\n"

@@ -57,3 +57,14 @@ def test_a_job_runs_in_a_vm_made_for_it_and_leaves_a_clean_host(world: World) ->
     assert not [d for d in world.inside(host, "ls", "/proc").split() if d == str(pid)]
     assert world.inside(host, "ls", "/var/lib/wnod/hostmaster/overlays").strip() == ""
     assert world.node(vm["vm"]) == ("", "")
+
+
+def test_jobs_that_come_together_go_to_different_hosts(world: World) -> None:
+    """Or all go to the first bait, which has no VM for most of them: LLN=YES (docs/operate.md)."""
+    jobs = [world.sbatch(f"spread-{number}", "true") for number in (1, 2)]
+    world.over(jobs)
+    pages = [page for job in jobs for page in world.starts(job)]
+    assert len(pages) == 2
+    assert {page.hostname.rpartition("-")[0] for page in pages} == {"vm-h1", "vm-h2"}
+    assert [world.row(job)["restart_cnt"] for job in jobs] == [1, 1]
+    world.clean()

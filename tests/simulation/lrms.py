@@ -1,5 +1,6 @@
 """The batch system of a large site: the faithful fake with indexes."""
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,8 @@ from protocol.ids import Run
 from tests.fakes.lrms import FakeJob, FakeLrms, FakeNode, replace_restart
 from tests.simulation.clock import World
 
+_Idle = tuple[int, int, str]
+"""Of a bait: its idle cpus, negative, for a heap; its place among the nodes; its name."""
 MEMORY_S = 5.0
 """How much a controller loses that dies between two saves of its state."""
 
@@ -75,15 +78,10 @@ class Controller(FakeLrms):
         queue = [job for job in self._queue.values() if not job.held_by and job.eligible_at <= now]
         if not queue:
             return
-        free = {name: self._free(self.all_nodes[name]) for name in self._home if name in self.all_nodes}
-        free = {name: cpus for name, cpus in free.items() if cpus > 0}
+        idle = self._idle()
         for job in queue:
-            node = self._place_in(job, free)
+            node = self._place_in(job, idle)
             if node is not None:
-                if node.name in free:
-                    free[node.name] -= job.cpus
-                    if not free[node.name]:
-                        del free[node.name]
                 self._start(job, node)
 
     def _free(self, node: FakeNode) -> int:
@@ -91,17 +89,39 @@ class Controller(FakeLrms):
             return 0
         return node.cpus - sum(job.cpus for job in self._on.get(node.name, {}).values())
 
-    def _place_in(self, job: FakeJob, free: dict[str, int]) -> FakeNode | None:
-        names = job.required_nodes or (free if job.partition == self.home else ())
+    def _idle(self) -> list[_Idle]:
+        rooms = ((self._free(self.all_nodes[name]), name) for name in self._home if name in self.all_nodes)
+        idle = [(-room, place, name) for place, (room, name) in enumerate(rooms) if room > 0]
+        heapq.heapify(idle)
+        return idle
+
+    def _place_in(self, job: FakeJob, idle: list[_Idle]) -> FakeNode | None:
         wishes = frozenset(job.wishes.split("&")) - {""}
-        for name in names:
-            node = self.all_nodes.get(name)
-            if node is None or node.partition not in job.partition.split(",") or not wishes <= node.features:
+        if job.required_nodes:
+            named = (self.all_nodes.get(name) for name in job.required_nodes)
+            return next((node for node in named if node and self._suits(node, job, wishes)), None)
+        return self._least_loaded(job, wishes, idle) if job.partition == self.home else None
+
+    def _suits(self, node: FakeNode, job: FakeJob, wishes: frozenset[str]) -> bool:
+        allowed = node.partition in job.partition.split(",") and wishes <= node.features
+        return allowed and self._free(node) >= job.cpus
+
+    def _least_loaded(self, job: FakeJob, wishes: frozenset[str], idle: list[_Idle]) -> FakeNode | None:
+        """As Slurm's LLN=YES: of the nodes that suit, one with the most idle cpus. `idle` may be too hopeful."""
+        passed: list[_Idle] = []
+        found = None
+        while found is None and idle and -idle[0][0] >= job.cpus:
+            room, place, name = heapq.heappop(idle)
+            node = self.all_nodes[name]
+            if self._free(node) != -room:
+                heapq.heappush(idle, (-self._free(node), place, name))
                 continue
-            room = free[name] if name in free else self._free(node)
-            if room >= job.cpus:
-                return node
-        return None
+            passed.append((room, place, name))
+            if self._suits(node, job, wishes):
+                found = node
+        for entry in passed:
+            heapq.heappush(idle, entry)
+        return found
 
     def _jobs_on(self, node: str) -> list[FakeJob]:
         return list(self._on.get(node, {}).values())

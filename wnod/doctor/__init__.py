@@ -91,6 +91,7 @@ def _of_bait(config: BaitConfig) -> list[Check]:
     return [
         ("slurm", lambda: slurm.check_commands(config.lrms)),
         ("slurm", lambda: slurm.check_settings(config.lrms)),
+        ("spread", lambda: slurm.check_spread(config.bait, config.lrms)),
         ("port", lambda: network.check_ports("bait", config.runtime, (config.metrics,))),
         ("hostmaster", lambda: network.check_reachable("to hostmaster", config.hostmaster.address)),
         ("certificate", lambda: certificates.check_tls("bait", config.bait, config.tls)),

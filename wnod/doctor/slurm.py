@@ -65,6 +65,31 @@ def check_fence(host: HostmasterConfig, config: BaitLrms, ask: Ask = output_of) 
         yield Finding("fence", Verdict.OK, f"paused after {times.fence_pause_s:g} s, SlurmdTimeout is {limit:.0f} s")
 
 
+def check_spread(bait: str, config: BaitLrms, ask: Ask = output_of) -> Iterator[Finding]:
+    """Jobs that come together go to different hosts, each of which makes one VM, and not all to the first."""
+    scontrol = f"{config.commands}/scontrol" if config.commands else "scontrol"
+    try:
+        node, partitions, settings = (ask([scontrol, "-o", "show", *what]) for what in (["node", bait], _ALL, _CONFIG))
+    except CommandFailed:
+        return  # check_settings says so, or that the node is not there
+    found = [dict(_WORD.findall(line)) for line in partitions.splitlines()]
+    of_bait = dict(_WORD.findall(node)).get("Partitions", "").split(",")
+    packed = [one["PartitionName"] for one in found if one.get("PartitionName") in of_bait and _is_packed(one)]
+    if packed and "CR_LLN" not in parse_settings(settings).get("SelectTypeParameters", "").split(","):
+        text = f"partition {', '.join(packed)} fills one bait before the next: jobs are handed back by full hosts"
+        yield Finding("spread", Verdict.WARN, text, "LLN=YES in the partition's line of slurm.conf")
+    else:
+        yield Finding("spread", Verdict.OK, "jobs that come together go to different baits")
+
+
+_ALL, _CONFIG = ["partition"], ["config"]
+_WORD = re.compile(r"(\w+)=(\S*)")
+
+
+def _is_packed(partition: dict[str, str]) -> bool:
+    return partition.get("LLN") == "NO" and partition.get("TotalNodes") != "1"
+
+
 def parse_settings(text: str) -> dict[str, str]:
     """`scontrol show config` as name to value."""
     return {name: value.strip() for name, value in re.findall(r"^(\w+)\s+= (.*)$", text, re.MULTILINE)}

@@ -130,6 +130,29 @@ SchedulerParameters     = bf_interval=1,nohold_on_prolog_fail
 """
 
 
+@pytest.mark.parametrize(
+    ("partitions", "select", "verdict"),
+    [
+        ("PartitionName=batch LLN=YES Nodes=b1,b2 TotalNodes=2\nPartitionName=vwn LLN=NO TotalNodes=2", "CR_CPU", OK),
+        ("PartitionName=batch LLN=NO Nodes=b1,b2 TotalNodes=2", "CR_CPU_MEMORY,CR_LLN", OK),
+        ("PartitionName=batch LLN=NO Nodes=b1 TotalNodes=1", "CR_CPU", OK),
+        ("PartitionName=batch LLN=NO Nodes=b1,b2 TotalNodes=2", "CR_CPU_MEMORY", WARN),
+    ],
+)
+def test_a_partition_that_fills_one_bait_before_the_next_is_told(
+    partitions: str, select: str, verdict: Verdict
+) -> None:
+    answers = {
+        "node": "NodeName=b1 State=IDLE Partitions=batch,long \n",
+        "partition": partitions,
+        "config": f"SelectTypeParameters    = {select}\n",
+    }
+    finding = only(slurm.check_spread("b1", SLURM, lambda argv: answers[argv[3]]))
+    assert finding.verdict is verdict
+    assert verdict is OK or ("batch" in finding.text and "LLN=YES" in finding.remedy)
+    assert not list(slurm.check_spread("b1", SLURM, fails("scontrol: exit code 1")))
+
+
 def test_slurm_is_set_up() -> None:
     asked: list[Sequence[str]] = []
     finding = only(slurm.check_settings(SLURM, lambda argv: asked.append(argv) or SETTINGS))  # type: ignore[func-returns-value]
