@@ -15,6 +15,8 @@ from zope.interface import implementer
 
 T = TypeVar("T")
 
+SLICES = 16
+"""Of a second. A power of two, so that no rounding puts a call on the wrong side."""
 AT_ONCE = 20_000
 """So many calls at one moment of time mean that something runs in circles."""
 
@@ -110,11 +112,11 @@ class World:
         self._heap: list[tuple[float, int, Call]] = []
         """What is due before `_later` begins."""
         self._later: dict[int, list[Call]] = {}
-        """What is due from some second on, in the order of planning; it is put in order when its second comes. A large
-        site plans much, most of which never comes to pass."""
-        self._seconds: list[int] = []
-        """A heap of these seconds."""
-        self._near = int(start)
+        """What is due from some slice of time on, in the order of planning; it is put in order when its slice comes. A
+        large site plans much, most of which never comes to pass."""
+        self._slices: list[int] = []
+        """A heap of these slices."""
+        self._near = start
         self._order = itertools.count()
         self._burst = 0
 
@@ -142,12 +144,12 @@ class World:
         if due < self._near:
             heapq.heappush(self._heap, (due, next(self._order), call))
             return
-        second = int(due)
-        if second in self._later:
-            self._later[second].append(call)
+        part = int(due * SLICES)
+        if part in self._later:
+            self._later[part].append(call)
         else:
-            self._later[second] = [call]
-            heapq.heappush(self._seconds, second)
+            self._later[part] = [call]
+            heapq.heappush(self._slices, part)
 
     def _all(self) -> Iterator[tuple[float, float, Call]]:
         yield from ((self.now, math.inf, call) for call in self._present)
@@ -156,13 +158,13 @@ class World:
             yield from ((call.due, place, call) for place, call in enumerate(calls))
 
     def _opens(self, until: float) -> bool:
-        """Take the next second that has something to do, if there is one by `until`."""
-        if not self._seconds or self._seconds[0] > until:
+        """Take the next slice that has something to do, if there is one by `until`."""
+        if not self._slices or self._slices[0] > until * SLICES:
             return False
-        second = heapq.heappop(self._seconds)
-        self._near = second + 1
+        part = heapq.heappop(self._slices)
+        self._near = (part + 1) / SLICES
         heap, near, order = self._heap, self._near, self._order
-        for call in self._later.pop(second):
+        for call in self._later.pop(part):
             if call.active():
                 if call.due < near:
                     heap.append((call.due, next(order), call))
@@ -212,7 +214,7 @@ class World:
         self._present.clear()
         self._heap.clear()
         self._later.clear()
-        self._seconds.clear()
+        self._slices.clear()
 
     def shift(self, life: "Life", seconds: float) -> None:
         """The clock of that daemon jumps ahead by so much (back, if negative): its calls keep their time of day."""
