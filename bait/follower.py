@@ -220,21 +220,21 @@ class Follower:
         if looking is not None:
             node_known, node = await looking
             known = known and node_known
-        lease_id, view = lease.lease, self.view
+        told = self.view.told(lease.lease)
         return Facts(
             now=self.clock.seconds(),
             known=known,
             job=job,
             bait=self.bait,
-            hook=lease_id in self.hooks,
-            linked=view.linked,
-            asking=lease_id in view.asking,
-            host_known=view.knows(lease_id),
-            vm=view.vms.get(lease_id),
-            last=view.last.get(lease_id),
-            denied=view.denied.get(lease_id),
-            lost=view.lost.get(lease_id, ""),
-            ended=view.ended.get(lease_id) == (lease.generation, lease.target),
+            hook=lease.lease in self.hooks,
+            linked=self.view.linked,
+            asking=told.asking is not None,
+            host_known=self.view.knows(lease.lease),
+            vm=told.vm,
+            last=told.last,
+            denied=told.denied,
+            lost=told.lost,
+            ended=told.ended == (lease.generation, lease.target),
             node=node is not None,
             node_ready=node is not None and node.state is NodeState.READY,
             leaving_since=self.sights.leaving_since(lease.run.key),
@@ -256,9 +256,13 @@ class Follower:
 
     def _depends_on_its_node(self, lease: Lease) -> bool:
         """Where `jobs.decide` looks at the node; while a job runs nobody need be asked every second."""
-        if lease.vm is None or lease.phase not in (Phase.PARKED, Phase.RELEASED):
-            return lease.vm is not None and lease.phase is Phase.ENDED
-        vm = self.view.vms.get(lease.lease)
+        if lease.vm is None:
+            return False
+        if lease.phase is Phase.ENDED:
+            return not self.view.told(lease.lease).released
+        if lease.phase not in (Phase.PARKED, Phase.RELEASED):
+            return False
+        vm = self.view.told(lease.lease).vm
         return "ready" in lease.stages or (vm is not None and vm.phase in (VmPhase.READY, VmPhase.BOUND))
 
     async def _look_at_node(self, lease: Lease) -> tuple[bool, NodeView | None]:
@@ -354,7 +358,7 @@ class Follower:
 
     def _say(self, lease: Lease, deed: Deed) -> None:
         request = RequestId(self.new_id())
-        self.view.asking[lease.lease] = request
+        self.view.asks(lease.lease, request)
         message: FromBait
         if deed is Deed.ASK:
             message = RequestVm(
@@ -366,7 +370,8 @@ class Follower:
                 shape=lease.shape,
             )
         elif deed is Deed.BIND:
-            vm = self.view.vms[lease.lease]
+            vm = self.view.told(lease.lease).vm
+            assert vm is not None  # or `jobs.decide` would not bind it
             message = Bind(id=request, lease=lease.lease, generation=vm.generation, run=lease.target)
         else:
             message = Release(id=request, lease=lease.lease, generation=lease.generation)

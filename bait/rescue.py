@@ -114,7 +114,7 @@ class Rescue:
         ours = {LeaseId(one.lease) for one in notes if one is not None and one.bait == self.follower.bait}
         over = {lease for lease in ours & leases.keys() if leases[lease].phase is Phase.ENDED}
         unknown = ours - leases.keys()
-        return frozenset(over | {lease for lease in unknown if view.knows(lease) and lease not in view.vms})
+        return frozenset(over | {lease for lease in unknown if view.knows(lease) and view.told(lease).vm is None})
 
     async def _clear_nodes(self) -> None:
         now = self.clock.seconds()

@@ -1,6 +1,6 @@
 """What the host has said, message by message: what counts as known, and what is forgotten with a conversation."""
 
-from bait.rules.hostview import HostView
+from bait.rules.hostview import HostView, Told
 from protocol.ids import Generation
 from protocol.messages import (
     Bound,
@@ -48,65 +48,65 @@ def told(*messages: SrvMsg) -> HostView:
 
 def test_a_vms_life_is_followed_message_by_message() -> None:
     view = told(GRANTED)
-    assert view.vms[LEASE] == a_view(phase=VmPhase.RESERVED)
+    assert view.told(LEASE).vm == a_view(phase=VmPhase.RESERVED)
     view.heard(Bound(id=request_id(2), lease=LEASE, generation=ONE, run=TARGET), TARGET)
     view.heard(VmReady(lease=LEASE, generation=ONE, vm=VM, boot_id=BOOT), TARGET)  # type: ignore[arg-type]
-    assert view.vms[LEASE] == a_view(phase=VmPhase.READY, bound=True, boot_id=BOOT)
+    assert view.told(LEASE).vm == a_view(phase=VmPhase.READY, bound=True, boot_id=BOOT)
     view.heard(Started(lease=LEASE, generation=ONE, run=TARGET, boot_id=BOOT), TARGET)  # type: ignore[arg-type]
-    assert view.vms[LEASE].phase is VmPhase.STARTED
+    assert view.told(LEASE).vm.phase is VmPhase.STARTED
     view.heard(Finished(lease=LEASE, generation=ONE, run=RUN), TARGET)
-    assert view.ended[LEASE] == (ONE, RUN)
+    assert view.told(LEASE).ended == (ONE, RUN)
     view.heard(Finished(lease=LEASE, generation=ONE, run=TARGET), TARGET)
     view.heard(LOST, TARGET)
-    assert LEASE not in view.vms
-    assert view.lost[LEASE] == "the VM died"
-    assert view.ended[LEASE] == (ONE, TARGET)
+    assert view.told(LEASE).vm is None
+    assert view.told(LEASE).lost == "the VM died"
+    assert view.told(LEASE).ended == (ONE, TARGET)
     view.forget(LEASE)
     assert view == told()
 
 
 def test_a_repeated_grant_does_not_set_a_vm_back() -> None:
     view = told(GRANTED, VmReady(lease=LEASE, generation=ONE, vm=VM, boot_id=BOOT), GRANTED)  # type: ignore[arg-type]
-    assert view.vms[LEASE].phase is VmPhase.READY
+    assert view.told(LEASE).vm.phase is VmPhase.READY
 
 
 def test_news_of_a_lease_nobody_asked_for_makes_no_vm() -> None:
     view = HostView()
     view.heard(GRANTED, None)
     view.heard(VmReady(lease=lease_id(2), generation=ONE, vm=VM, boot_id=BOOT), None)  # type: ignore[arg-type]
-    assert view.vms == {}
+    assert view.told(LEASE).vm is None
 
 
 def test_an_answer_ends_the_asking_that_it_answers() -> None:
     view = told()
-    view.asking[LEASE] = request_id(3)
+    view.asks(LEASE, request_id(3))
     view.heard(GRANTED, TARGET)
-    assert LEASE in view.asking
+    assert view.told(LEASE).asking is not None
     view.heard(RELEASED, TARGET)
-    assert LEASE not in view.asking
+    assert view.told(LEASE).asking is None
 
 
 def test_a_denial_is_remembered_with_its_reason() -> None:
     view = told(
         Denied(id=request_id(), lease=LEASE, code=Code.NO_ROOM, text="full", permanent=False, retry_after_s=5.0)
     )
-    denial = view.denied[LEASE]
+    denial = view.told(LEASE).denied
     assert (denial.code, denial.text, denial.permanent, denial.retry_after_s) == (Code.NO_ROOM, "full", False, 5.0)
 
 
 def test_a_failed_request_means_that_the_host_has_no_such_vm() -> None:
     view = told(GRANTED)
-    view.asking[LEASE] = request_id(2)
+    view.asks(LEASE, request_id(2))
     assert view.heard(Error(code=Code.NO_SUCH_LEASE, text="x", id=request_id(2)), None) == {LEASE}
-    assert view.vms == {}
-    assert (view.denied[LEASE].text, view.denied[LEASE].permanent) == ("x", False)
+    assert view.told(LEASE).vm is None
+    assert (view.told(LEASE).denied.text, view.told(LEASE).denied.permanent) == ("x", False)
     assert view.heard(Error(code=Code.INTERNAL, text="x"), None) == frozenset()
 
 
 def test_a_binding_of_another_generation_is_not_the_vms() -> None:
     view = told(GRANTED)
     view.heard(Bound(id=request_id(2), lease=LEASE, generation=Generation(2), run=TARGET), TARGET)
-    assert not view.vms[LEASE].bound
+    assert not view.told(LEASE).vm.bound
 
 
 def test_nothing_is_known_of_a_lease_before_a_complete_inventory() -> None:
@@ -124,27 +124,28 @@ def test_nothing_is_known_of_a_lease_before_a_complete_inventory() -> None:
 
 def test_a_new_conversation_starts_from_nothing_and_a_resumed_one_goes_on() -> None:
     view = told(GRANTED, inventory(status()))
-    view.asking[LEASE] = request_id(2)
+    view.asks(LEASE, request_id(2))
     view.disconnected()
     view.connected(True)
     assert view.knows(LEASE)
-    assert LEASE in view.asking
+    assert view.told(LEASE).asking is not None
     view.connected(False)
-    assert (view.knows(LEASE), view.vms, view.asking) == (False, {}, {})
+    assert not view.knows(LEASE)
+    assert (view.told(LEASE).vm, view.told(LEASE).asking) == (None, None)
 
 
 def test_an_inventory_that_is_not_complete_takes_nothing_away() -> None:
     view = told(GRANTED, inventory(complete=False))
-    assert LEASE in view.vms
+    assert view.told(LEASE).vm is not None
     view.heard(inventory(), None)
-    assert LEASE not in view.vms
+    assert view.told(LEASE).vm is None
 
 
 def test_an_inventory_from_before_the_answer_does_not_hide_the_vm_that_is_asked_about() -> None:
     view = told(GRANTED)
-    view.asking[LEASE] = request_id(2)
+    view.asks(LEASE, request_id(2))
     view.heard(inventory(), None)
-    assert LEASE in view.vms
+    assert view.told(LEASE).vm is not None
 
 
 def test_an_inventory_names_all_whose_state_may_have_changed() -> None:
@@ -154,14 +155,14 @@ def test_an_inventory_names_all_whose_state_may_have_changed() -> None:
 
 def test_a_vm_that_the_inventory_shows_as_gone_is_lost() -> None:
     view = told(GRANTED, inventory(status(VmPhase.GONE)))
-    assert LEASE not in view.vms
-    assert view.lost[LEASE]
+    assert view.told(LEASE).vm is None
+    assert view.told(LEASE).lost
 
 
 def test_a_release_is_known_even_while_the_hosts_inventory_is_not_complete() -> None:
     view = told(inventory(complete=False), LOST, RELEASED)
     assert view.knows(LEASE)
-    assert (view.vms, view.lost) == ({}, {})
+    assert (view.told(LEASE).vm, view.told(LEASE).lost) == (None, "")
     view.forget(LEASE)
     assert not view.knows(LEASE)
 
@@ -169,7 +170,7 @@ def test_a_release_is_known_even_while_the_hosts_inventory_is_not_complete() -> 
 def test_a_lease_the_host_does_not_know_any_more_has_no_vm() -> None:
     view = told(GRANTED)
     assert view.heard(Renewed(id=request_id(), unknown=(LEASE,)), None) == {LEASE}
-    assert view.vms == {}
+    assert view.told(LEASE).vm is None
 
 
 def test_capacity_is_the_last_word() -> None:
@@ -179,6 +180,6 @@ def test_capacity_is_the_last_word() -> None:
 
 def test_forgetting_leaves_nothing() -> None:
     view = told(GRANTED, LOST, Denied(id=request_id(), lease=LEASE, code=Code.NO_ROOM, text="", permanent=False))
-    view.asking[LEASE] = request_id()
+    view.asks(LEASE, request_id())
     view.forget(LEASE)
-    assert not any((view.vms, view.denied, view.lost, view.asking, view.released))
+    assert view.told(LEASE) == Told()

@@ -14,6 +14,7 @@ from bait.rescue import LOOK_AGAIN_S, Rescue, orphans
 from bait.rules import note
 from bait.rules.lease import Phase
 from bait.rules.note import PATIENCE_S, Note
+from protocol.ids import LeaseId
 from tests.conftest import LoggedFailures
 from tests.fakes.daemons import BAIT as SITE_BAIT
 from tests.fakes.living import living
@@ -117,6 +118,11 @@ def parked(case: BaitCase, **wishes: Any) -> str:
     return job
 
 
+def notes(case: BaitCase) -> list[Note]:
+    found = [note.read(job.note) for job in case.lrms.all_jobs.values()]
+    return [one for one in found if one is not None]
+
+
 def test_a_rescue_gives_the_job_back_once(case: BaitCase) -> None:
     job = parked(case)
     rescue = Rescue(case.mortal, case.lrms, case.follower)
@@ -151,7 +157,7 @@ def test_a_job_whose_lease_neither_its_own_bait_nor_the_host_knows_is_given_back
     """Torture, seed 4: both journals of a host were lost, and its VMs with them."""
     job = parked(case)
     rescue = Rescue(case.mortal, case.lrms, case.follower)
-    case.view.vms.clear()
+    case.hear_status()
     for held_by in ("exit", ""):
         rescue.look()
         case.run(1)
@@ -181,11 +187,12 @@ def test_a_job_that_waits_for_the_node_of_a_lease_that_is_over_is_given_back_at_
 def test_a_job_whose_vm_the_host_still_has_or_may_have_is_not_given_back_before_its_time(case: BaitCase) -> None:
     job = parked(case)
     rescue = Rescue(case.mortal, case.lrms, case.follower)
-    assert case.view.vms
+    (left_alone,) = notes(case)
+    assert case.view.told(LeaseId(left_alone.lease)).vm is not None
     for _ in range(3):
         rescue.look()
         case.run(1)
-    case.view.vms.clear()
+    case.hear_status()
     case.view.disconnected()
     for _ in range(3):
         rescue.look()
