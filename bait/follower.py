@@ -202,9 +202,13 @@ class Follower:
             return None
         if step.deed is not None:
             return await self._do(step.lease, step.deed, facts)
-        if step.lease == lease:
-            return Now.REST if step.wake_s is None else self._on_the_beat(step.wake_s)
-        return None
+        if step.lease != lease:
+            if self._depends_on_its_node(step.lease) and not self._depends_on_its_node(lease):
+                return None
+            lease, step = step.lease, jobs.decide(step.lease, facts, self.times)
+            if step.lease != lease or step.deed is not None:
+                return None  # what is done is done on facts that were looked for after the record was written
+        return Now.REST if step.wake_s is None else self._on_the_beat(step.wake_s)
 
     def _on_the_beat(self, delay_s: float) -> float:
         times = self.times

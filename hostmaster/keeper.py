@@ -173,10 +173,11 @@ class Keeper:
         """The VM whose overlay and channel have this name, if there is one."""
         return self.vms.one("key", key)
 
-    def put(self, vm: Vm, was_spare: bool = False) -> None:
+    def put(self, vm: Vm, was_spare: bool = False, kick: bool = True) -> None:
         """Journal the record, then believe it, then tell of it, then see to what follows from it.
 
-        `was_spare`: in the place of a spare's record, which is off the journal with the same commit.
+        `was_spare`: in the place of a spare's record, which is off the journal with the same commit. `kick` False: the
+        caller sees to what follows.
         """
         before = self.vms.get(vm.generation)
         if before == vm:
@@ -197,7 +198,8 @@ class Keeper:
         self.observer.changed(before, vm)
         if self.beside is not None:
             self.beside.became(before, vm)
-        self.duties.kick(str(vm.generation))
+        if kick:
+            self.duties.kick(str(vm.generation))
 
     def count_above(self, generation: Generation) -> None:
         """libvirt shows this generation. Our count begins at the clock's time: one above it is of a journal that is
@@ -280,7 +282,7 @@ class Keeper:
         if vm is None:
             return Now.REST
         step = lifecycle.decide(vm, facts, self.times)
-        self.put(step.vm)
+        self.put(step.vm, kick=False)
         if step.vm.phase is VmPhase.GONE and step.vm.released:
             self._forget(step.vm)
             return Now.REST
@@ -291,7 +293,9 @@ class Keeper:
                 return await self.deeds.perform(step.vm, step.deed, facts.now)
         if step.vm != vm:
             self.waking.answer_late(step.vm)
-            return Now.AGAIN
+            vm, step = step.vm, lifecycle.decide(step.vm, facts, self.times)
+            if step.vm != vm or step.deed is not None:
+                return Now.AGAIN  # what is done is done on facts that were looked for after the record was written
         return Now.REST if step.wake_at in (None, float("inf")) else max(0.0, step.wake_at - facts.now)
 
     async def _facts(self, generation: Generation) -> Facts:

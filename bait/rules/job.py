@@ -218,7 +218,7 @@ def _released(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(failed(lease, facts, trouble, times))
     if trouble and not lease.failed_node:
         return Step(lease, Deed.FAIL_NODE)
-    return Step(lease, wake_s=min(times.poll_s, 3 * times.soon_s))
+    return Step(lease, wake_s=times.poll_s)
 
 
 def _has_started(facts: Facts) -> bool:

@@ -128,7 +128,9 @@ class Guest:
             self.clock.callLater(10.0 if self.go else 1.0, self._hello)
 
     def hears(self, line: str) -> None:
-        """One line from the host."""
+        """One line from the host; it may come too late."""
+        if not self.alive:
+            return
         verb, *words = line.split(" ")
         if self._stands_still:
             self.clock.callLater(0.1, self.hears, line)

@@ -66,6 +66,40 @@ def test_a_job_is_asked_for_parked_sent_followed_and_released(case: BaitCase) ->
     assert case.journal.load("lease", Lease) == {}
 
 
+@contextmanager
+def asked(case: BaitCase) -> Iterator[list[str]]:
+    """What the follower asks the LRMS meanwhile, besides for changes."""
+    questions: list[str] = []
+    jobs, node = case.lrms.jobs, case.follower.nodes.get
+    case.lrms.jobs = lambda ids: questions.append("jobs") or jobs(ids)  # type: ignore[func-returns-value, method-assign]
+    case.follower.nodes.get = lambda: questions.append("nodes") or node()  # type: ignore[func-returns-value, method-assign]
+    yield questions
+
+
+def test_news_that_only_changes_the_record_costs_one_question(case: BaitCase) -> None:
+    parked(case)
+    case.ready()
+    case.run(1)
+    case.lrms.tick()
+    assert case.lease.phase is Phase.RELEASED
+    with asked(case) as questions:
+        case.started()
+        case.run(0.1)
+    assert case.lease.phase is Phase.STARTED
+    assert sorted(questions) == ["jobs", "nodes"]
+
+
+def test_a_lease_whose_vm_the_host_has_released_is_forgotten_without_a_question(case: BaitCase) -> None:
+    job = running(case)
+    case.lrms.exits(job, 0)
+    case.finished()
+    case.run(2)
+    with asked(case) as questions:
+        case.released()
+        case.run(0.1)
+    assert (case.follower.leases, questions) == ({}, [])
+
+
 def test_a_starter_is_answered_after_two_commits_and_each_deed_after_its_own(case: BaitCase) -> None:
     passed: list[str] = []
     with watched(passed.append):

@@ -57,6 +57,15 @@ def test_a_granted_vm_is_made_booted_and_ready(case: HostCase) -> None:
     assert [entry.text for entry in case.journal.read_history("12")][-1] == "vm1-g1 ready"
 
 
+def test_news_that_only_changes_the_record_costs_one_look(case: HostCase) -> None:
+    make(case)
+    looks: list[str] = []
+    domains = case.keeper.hypervisor.domains
+    case.keeper.hypervisor.domains = lambda: looks.append("look") or domains()  # type: ignore[func-returns-value, method-assign]
+    boot(case)
+    assert (case.vm.phase, looks) == (VmPhase.READY, ["look"])
+
+
 def test_a_released_vm_leaves_nothing_behind(case: HostCase) -> None:
     make(case)
     case.keeper.put(lifecycle.release(case.vm, 110.0))
