@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from bait.change import KIND, Change
 from bait.hookserver import Answer, Word
 from bait.lrms.base import JobView, Lrms, LrmsRefused, LrmsUnavailable, NodeState, NodeView
-from bait.rules import beat, note, record
+from bait.rules import beat, note, record, saying
 from bait.rules import job as jobs
 from bait.rules.hostview import HostView
 from bait.rules.lease import Deed, Facts, Lease, Phase, Times
@@ -24,7 +24,7 @@ from bait.sights import Sights
 from bait.uptime import Uptime
 from bait.vouching import Vouching
 from protocol.ids import LeaseId, RequestId, Run
-from protocol.messages import Bind, FromBait, Release, Renew, RequestVm, VmPhase
+from protocol.messages import FromBait, Renew, VmPhase
 from wnod.commits import Commits
 from wnod.crashpoint import around
 from wnod.duties import Duties, Next, Now
@@ -241,6 +241,7 @@ class Follower:
             ended=told.ended == (lease.generation, lease.target),
             node=node is not None,
             node_ready=node is not None and node.state is NodeState.READY,
+            node_busy=node is not None and node.state is NodeState.BUSY,
             leaving_since=self.sights.leaving_since(lease.run.key),
             up_for_s=self._up_for_s(lease),
             failures=self._failures.get(_job(lease), 0),
@@ -326,7 +327,7 @@ class Follower:
                 self._forget(lease)
             case Deed.FAIL_NODE:
                 assert lease.vm is not None
-                await self.lrms.fail_node(lease.vm, f"wnod: the VM died: {facts.lost or 'gone'}")
+                await self.lrms.fail_node(lease.vm, f"wnod: {record.why_failed(lease, facts)}")
             case Deed.REMOVE_NODE:
                 assert lease.vm is not None
                 await self.lrms.remove_node(lease.vm)
@@ -363,23 +364,7 @@ class Follower:
     def _say(self, lease: Lease, deed: Deed) -> None:
         request = RequestId(self.new_id())
         self.view.asks(lease.lease, request)
-        message: FromBait
-        if deed is Deed.ASK:
-            message = RequestVm(
-                id=request,
-                lease=lease.lease,
-                run=lease.run,
-                owner=lease.owner,
-                environment=lease.environment,
-                shape=lease.shape,
-            )
-        elif deed is Deed.BIND:
-            vm = self.view.told(lease.lease).vm
-            assert vm is not None  # or `jobs.decide` would not bind it
-            message = Bind(id=request, lease=lease.lease, generation=vm.generation, run=lease.target)
-        else:
-            message = Release(id=request, lease=lease.lease, generation=lease.generation)
-        self.link.send(message)
+        self.link.send(saying.message(lease, deed, request, self.view.told(lease.lease).vm))
 
     def _answer(self, lease: LeaseId, word: Word, text: str) -> None:
         hook = self.hooks.pop(lease, None)

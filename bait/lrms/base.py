@@ -164,7 +164,8 @@ class Lrms(Protocol):
 
     async def fail_node(self, node: str, reason: str) -> None:
         """Tell the LRMS that a VM's node is dead, so that it sees to its job now and not after its own time-out.
-        Only ever called for a VM that is positively gone. A node the LRMS does not know is a success."""
+        Only ever called for a VM that is positively gone, be it that another has its slot and name. A node the LRMS
+        does not know is a success."""
 
     async def remove_node(self, node: str) -> None:
         """Forget a VM's node; one already gone is a success. LrmsRefused while a job is on it or waits for it: an LRMS

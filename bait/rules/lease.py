@@ -119,6 +119,8 @@ class Facts:
     """The LRMS knows a node of the VM's name."""
     node_ready: bool = False
     """That node has registered and can take the job."""
+    node_busy: bool = False
+    """In the eyes of the LRMS that node has a job."""
     leaving_since: float | None = None
     """Since when the LRMS has been seen to clean up after the job's run."""
     up_for_s: float | None = None
@@ -135,6 +137,8 @@ class Times:
     """How long a job may wait at the bait for the host's yes or no."""
     register_s: float = 60.0
     """How long a ready VM may take to become a node of the LRMS."""
+    stale_s: float = 15.0
+    """How long the LRMS may show a job on the node of a ready VM that nobody was sent to."""
     silence_s: float = 120.0
     """How long a parked job waits for a host that does not answer."""
     ended_s: float = 15.0

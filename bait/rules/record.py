@@ -37,6 +37,12 @@ def how_it_ended(job: JobView | None) -> str:
     return "the batch system does not know the job any more" if job is None else job.word
 
 
+def why_failed(lease: Lease, facts: Facts) -> str:
+    """Why the LRMS is told that the VM's node is down."""
+    is_new = lease.phase is Phase.PARKED
+    return "the VM of the job that it shows is gone" if is_new else f"the VM died: {facts.lost or 'gone'}"
+
+
 def done(lease: Lease, deed: Deed, now: float) -> Lease:
     """The record after a deed succeeded. Losing it in a crash only means that the deed is done again."""
     match deed:

@@ -48,6 +48,7 @@ class FakeJob:
     comment: str = ""
     told: str = ""
     eligible_at: float = 0.0
+    started_at: float = 0.0
     exit_code: int | None = None
     starts: list[tuple[str, int]] = field(default_factory=list)
     """Node and restart count of every start, for judging who ran where."""
@@ -396,6 +397,7 @@ class FakeLrms:
 
     def _start(self, job: FakeJob, node: FakeNode) -> None:
         job.state, job.word, job.node, job.exit_code = JobState.RUNNING, "RUNNING", node.name, None
+        job.started_at = self.clock.seconds()
         job.starts.append((node.name, job.run.restart))
         self.started(job)
 

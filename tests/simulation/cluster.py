@@ -14,6 +14,11 @@ from tests.simulation.machines import Guest, Starter
 from tests.simulation.net import Net
 from tests.simulation.site import BAIT_CPUS, DOWN_AFTER_S, ENVIRONMENTS, Site
 
+ACTIVE_S = 20.0
+"""A job that slurmctld has started or read from its state so lately is not missed on a node that registers without it:
+the start may be on its way (BatchStartTimeout and MessageTimeout)."""
+REGISTERS_AGAIN_S = 660.0
+"""20 of slurmctld's pings, a third of its SlurmdTimeout each: then it asks a node that answers to register anew."""
 ENDS_S = 15.0
 """A bait and a host end a run that the controller has forgotten within this, if nothing is in their way for so long."""
 
@@ -207,12 +212,18 @@ class Cluster:
         wanted = {job.id: job for job in self.lrms._jobs_on(node)}
         for job_id, job in wanted.items():
             if running.get(job_id) != job.run.restart and job.state is JobState.RUNNING:
-                self.lrms.requeued(job, "it was missing on its node")
-                self.lrms._requeue(job, "")
+                self._missed(job, node)
         for job_id, restart in running.items():
             found = wanted.get(job_id)
             if found is None or found.run.restart != restart:
                 self._end_orphan(site, guest, job_id)
+
+    def _missed(self, job: FakeJob, node: str) -> None:
+        if self.world.now - max(job.started_at, self.lrms.up_since) > ACTIVE_S:
+            self.lrms.requeued(job, "it was missing on its node")
+            self.lrms._requeue(job, "")
+        else:
+            self.world.callLater(REGISTERS_AGAIN_S, self.register_again, node)
 
     def _end_orphan(self, site: Site | None, guest: Guest | None, job_id: str) -> None:
         if site is not None:

@@ -228,6 +228,20 @@ def test_a_parked_job_waits_for_a_host_that_is_silent_for_a_moment() -> None:
     )
 
 
+def test_a_new_vms_node_that_shows_another_job_is_said_to_be_down() -> None:
+    """Torture, seed 3: slurmctld had forgotten a run's end, both journals were lost, and the slot's next VM answered
+    for the node: the job was RUNNING there for 11 minutes."""
+    seen = {"vm": BOUND, "job": parked_job(), "node": True, "node_busy": True}
+    lease = step(ready(), **seen).lease
+    late = lease.stages["ready"] + TIMES.stale_s + 1
+    assert step(lease, **seen).deed is None
+    assert step(lease, now=late, **{**seen, "node_busy": False}).deed is None
+    assert step(lease, now=late, **seen).deed is Deed.FAIL_NODE
+    after = step(done(lease, Deed.FAIL_NODE, late), now=late, **seen).lease
+    assert (after.phase, after.failed) == (Phase.RETURNING, True)
+    assert "another job" in after.text
+
+
 def test_partitions_are_put_back_as_they_were_when_the_job_was_sent() -> None:
     """Of several the LRMS shows a running job's alone; and somebody may have changed them while it was parked."""
     seen = {"vm": BOUND, "node_ready": True, "node": True, "hook": False}
