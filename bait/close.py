@@ -96,7 +96,7 @@ def _is_closed(node: NodeView) -> bool:
 
 
 async def _look(lrms: Lrms, bait: str) -> NodeView:
-    node = (await lrms.nodes()).get(bait)
+    node = await lrms.node(bait)
     if node is None:
         raise LrmsRefused(f"the LRMS knows no node {bait!r}: is the name (bait: in bait.yaml) right?")
     return node

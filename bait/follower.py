@@ -5,7 +5,7 @@ by `bait.rules.job.decide` over fresh facts, after a crash exactly as before it.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,7 +28,6 @@ from protocol.messages import FromBait, Renew, VmPhase
 from wnod.commits import Commits
 from wnod.crashpoint import around
 from wnod.duties import Duties, Next, Now
-from wnod.fresh import Fresh
 from wnod.indexed import Indexed
 from wnod.journal import Journal
 
@@ -87,7 +86,6 @@ class Follower:
         self.duties = Duties(self.clock, self._step, "lease")
         self.sights = Sights(self.clock, self.lrms)
         self.uptime = Uptime(self.clock, self.lrms, self._knows_uptime)
-        self.nodes: Fresh[Mapping[str, NodeView]] = Fresh(self.clock, self._nodes)
         self.vouching = Vouching(self.clock, self._vouch)
         self._phase = beat.phase(self.bait)
 
@@ -274,16 +272,13 @@ class Follower:
         """Whether the LRMS has answered, and the VM's node."""
         assert lease.vm is not None
         try:
-            return True, (await self.nodes.get()).get(lease.vm)
+            return True, await self.lrms.node(lease.vm)
         except LrmsUnavailable:
             return False, None
 
     def _vouch(self, leases: tuple[LeaseId, ...]) -> None:
         if self.view.linked:  # a word that waits for the link would be old when it is heard
             self.link.send(Renew(id=RequestId(self.new_id()), leases=leases))
-
-    async def _nodes(self) -> Mapping[str, NodeView]:
-        return await self.lrms.nodes()
 
     # --- deeds -----------------------------------------------------------------------------------------
 

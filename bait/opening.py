@@ -94,7 +94,7 @@ class Opening:
         return min(LOOK_S, max(0.05, soon - self.clock.seconds()))
 
     async def _make_so(self) -> None:
-        node = (await self.lrms.nodes()).get(self.bait)
+        node = await self.lrms.node(self.bait)
         if node is None:
             raise LrmsRefused(f"the LRMS knows no node {self.bait!r}: is its LRMS daemon running, is the name right?")
         self.human = node.reason if node.state is NodeState.CLOSED_BY_OTHERS else ""
@@ -129,7 +129,7 @@ class Opening:
             self.log.warn("cannot close {bait}: {error}", bait=self.bait, error=error)
 
     async def _occupied(self) -> bool:
-        node = (await self.lrms.nodes()).get(self.bait)
+        node = await self.lrms.node(self.bait)
         return node is not None and node.occupied
 
 

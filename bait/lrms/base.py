@@ -115,8 +115,8 @@ class Lrms(Protocol):
         """The jobs of these LRMS ids. A missing key is a fact: the LRMS does not know it (any more).
         Calls made in the same reactor turn share one query."""
 
-    async def nodes(self) -> Mapping[str, NodeView]:
-        """Every node the LRMS knows."""
+    async def node(self, name: str) -> NodeView | None:
+        """That node; None is a fact: the LRMS does not know it. Costs the same however many nodes there are."""
 
     async def up_for_s(self) -> float:
         """For how many seconds it has been up, by its own clock and within a second or two. What it did shortly before

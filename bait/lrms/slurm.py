@@ -61,10 +61,10 @@ class Slurm:
         found = await self._ask(wanted) if wanted else {}
         return {job: parse.understood(found[job])[0] for job in wanted if job in found}
 
-    async def nodes(self) -> Mapping[str, NodeView]:
-        """Every node that is in a partition (sinfo lists no others)."""
+    async def node(self, name: str) -> NodeView | None:
+        """If it is in a partition (sinfo lists no others)."""
         mark = self._mark()
-        return parse.parse_nodes(await self._look(commands.sinfo(mark)), mark)
+        return parse.parse_nodes(await self._look(commands.sinfo_of(mark, name)), mark).get(name)
 
     async def up_for_s(self) -> float:
         """Of the slurmctld that answers; a backup that has taken over tells since when its process runs."""
@@ -198,7 +198,7 @@ class Slurm:
         return node in parse.waited_for(await self._look(commands.squeue_waiting(mark)), mark)
 
     async def _vm(self, node: str) -> NodeView | None:
-        view = (await self.nodes()).get(node)
+        view = await self.node(node)
         if view is not None and not parse.is_dynamic(view):
             raise LrmsRefused(f"node {node} is in slurm.conf, not a VM that registered itself: left alone")
         return view
@@ -210,7 +210,7 @@ class Slurm:
             raise commands.failure(argv, output.err)
 
     async def _node(self, node: str) -> NodeView:
-        view = (await self.nodes()).get(node)
+        view = await self.node(node)
         if view is None:
             raise LrmsRefused(f"Slurm has no node {node!r} in any partition; is it in slurm.conf?")
         return view

@@ -222,9 +222,9 @@ class FakeLrms:
         self.queries += 1
         return {job: self.all_jobs[job].view() for job in ids if job in self.all_jobs}
 
-    async def nodes(self) -> Mapping[str, NodeView]:
+    async def node(self, name: str) -> NodeView | None:
         await self._pass()
-        return {name: self._node_view(node) for name, node in self.all_nodes.items()}
+        return self._node_view(self.all_nodes[name]) if name in self.all_nodes else None
 
     async def up_for_s(self) -> float:
         await self._pass()
@@ -351,10 +351,10 @@ class FakeLrms:
             raise LrmsRefused(f"{job.run} is {job.word}")
 
     async def _node(self, name: str) -> NodeView:
-        nodes = await self.nodes()
-        if name not in nodes:
+        view = await self.node(name)
+        if view is None:
             raise LrmsRefused(f"no node {name}")
-        return nodes[name]
+        return view
 
     async def _vm(self, name: str) -> FakeNode | None:
         await self._pass()

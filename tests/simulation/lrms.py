@@ -1,11 +1,11 @@
 """The batch system of a large site: the faithful fake with indexes."""
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bait.lrms.base import Home, JobState, JobView, NodeView
+from bait.lrms.base import Home, JobState, JobView
 from protocol.ids import Run
 from tests.fakes.lrms import FakeJob, FakeLrms, FakeNode, replace_restart
 from tests.simulation.clock import World
@@ -14,23 +14,6 @@ _Idle = tuple[int, int, str]
 """Of a bait: its idle cpus, negative, for a heap; its place among the nodes; its name."""
 MEMORY_S = 5.0
 """How much a controller loses that dies between two saves of its state."""
-
-
-class _Nodes(Mapping[str, NodeView]):
-    """The nodes' table; only who is looked up is described, for a bait looks up one of thousands."""
-
-    def __init__(self, nodes: dict[str, FakeNode], view: Callable[[FakeNode], NodeView]) -> None:
-        self._nodes = nodes
-        self._view = view
-
-    def __getitem__(self, name: str) -> NodeView:
-        return self._view(self._nodes[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._nodes)
-
-    def __len__(self) -> int:
-        return len(self._nodes)
 
 
 class Controller(FakeLrms):
@@ -221,9 +204,6 @@ class Controller(FakeLrms):
     async def dead_nodes(self) -> tuple[str, ...]:
         down = (self.all_nodes[name] for name in self._registered if name in self.all_nodes)
         return tuple(node.name for node in down if not node.up)
-
-    async def nodes(self) -> Mapping[str, NodeView]:
-        return _Nodes(self.all_nodes, self._node_view)
 
     # --- amnesia ---
 

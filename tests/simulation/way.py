@@ -116,8 +116,8 @@ class Way:
         for waiter in question.waiting:
             waiter.callback(answer)
 
-    async def nodes(self) -> Mapping[str, NodeView]:
-        return await self._call(self._controller.nodes, change=False)
+    async def node(self, name: str) -> NodeView | None:
+        return await self._call(partial(self._controller.node, name), change=False)
 
     async def up_for_s(self) -> float:
         return await self._call(self._controller.up_for_s, change=False)

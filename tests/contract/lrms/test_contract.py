@@ -6,7 +6,7 @@ import pytest_twisted
 from bait.lrms.base import NO_REQUEUE, OUR_NOTE, Home, JobState, LrmsRefused, LrmsUnavailable, NodeState
 from protocol.ids import Run, Shape
 from tests.contract.lrms.slurm_world import SlurmWorld
-from tests.contract.lrms.worlds import BAIT, VM, World, intercepted, parked, seen, until
+from tests.contract.lrms.worlds import BAIT, VM, World, intercepted, node, parked, seen, until
 
 HOME = Home(partition="batch", requeue=True, vm=VM)
 OWN = Home(partition="batch", requeue=True, required_nodes=(BAIT,), vm=VM)
@@ -399,7 +399,7 @@ async def test_a_cancelled_job_has_ended(world: World) -> None:
 async def test_a_closed_bait_takes_no_jobs_until_it_is_opened(world: World) -> None:
     for _ in range(2):
         await world.lrms.close_node(BAIT, "no room for 1 cpu, 512 MiB")
-    closed = (await world.lrms.nodes())[BAIT]
+    closed = await node(world, BAIT)
     assert closed.state is NodeState.CLOSED_BY_US
     assert closed.reason == "wnod: no room for 1 cpu, 512 MiB"
     job = world.submit()
@@ -408,7 +408,7 @@ async def test_a_closed_bait_takes_no_jobs_until_it_is_opened(world: World) -> N
     for _ in range(2):
         await world.lrms.open_node(BAIT)
     await seen(world, job, state=JobState.RUNNING)
-    assert (await world.lrms.nodes())[BAIT].state is NodeState.BUSY
+    assert (await node(world, BAIT)).state is NodeState.BUSY
 
 
 @pytest_twisted.ensureDeferred
@@ -416,12 +416,12 @@ async def test_a_closed_bait_is_occupied_until_its_last_job_has_left(world: Worl
     job = world.submit()
     await seen(world, job, state=JobState.RUNNING)
     await world.lrms.close_node(BAIT, "the daemon stops")
-    closed = (await world.lrms.nodes())[BAIT]
+    closed = await node(world, BAIT)
     assert (closed.state, closed.occupied) == (NodeState.CLOSED_BY_US, True)
     await world.exits(job, 199)
     await seen(world, job, held=True)
     for _ in range(100):
-        if not (await world.lrms.nodes())[BAIT].occupied:
+        if not (await node(world, BAIT)).occupied:
             return
         await world.later(0.2)
     raise AssertionError("still occupied")
@@ -433,7 +433,7 @@ async def test_an_opened_bait_takes_jobs_at_once(world: World) -> None:
     for _ in range(3):
         await world.lrms.close_node(BAIT, "no room")
         await world.lrms.open_node(BAIT)
-        assert (await world.lrms.nodes())[BAIT].state is NodeState.READY
+        assert (await node(world, BAIT)).state is NodeState.READY
 
 
 @pytest_twisted.ensureDeferred
@@ -441,22 +441,22 @@ async def test_a_node_a_human_closed_is_never_touched(world: World) -> None:
     world.drain(BAIT, "disk replaced on Monday")
     await world.lrms.close_node(BAIT, "no room")
     await world.lrms.open_node(BAIT)
-    node = (await world.lrms.nodes())[BAIT]
-    assert (node.state, node.reason) == (NodeState.CLOSED_BY_OTHERS, "disk replaced on Monday")
+    closed = await node(world, BAIT)
+    assert (closed.state, closed.reason) == (NodeState.CLOSED_BY_OTHERS, "disk replaced on Monday")
     world.undrain(BAIT)
-    assert (await world.lrms.nodes())[BAIT].state is NodeState.READY
+    assert (await node(world, BAIT)).state is NodeState.READY
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_vms_node_is_removed_and_removing_it_again_is_no_error(world: World) -> None:
     world.start_vm()
-    assert (await world.lrms.nodes())[VM].state is NodeState.READY
+    assert (await node(world, VM)).state is NodeState.READY
     world.stop_vm()
     for _ in range(2):
         await world.lrms.remove_node(VM)
-        assert VM not in await world.lrms.nodes()
+        assert await world.lrms.node(VM) is None
     world.start_vm()  # the slot's name is used again
-    assert (await world.lrms.nodes())[VM].state is NodeState.READY
+    assert (await node(world, VM)).state is NodeState.READY
 
 
 @pytest_twisted.ensureDeferred
@@ -480,10 +480,10 @@ async def test_a_node_with_a_job_and_a_bait_are_not_removed(world: World) -> Non
     run = await parked(world)
     await world.lrms.send(run, VM, SHAPE, NOTE)
     await seen(world, run.job, state=JobState.RUNNING)
-    for node in (VM, BAIT):
+    for name in (VM, BAIT):
         with pytest.raises(LrmsRefused):
-            await world.lrms.remove_node(node)
-    assert {VM, BAIT} <= set(await world.lrms.nodes())
+            await world.lrms.remove_node(name)
+        assert await node(world, name)
 
 
 @pytest_twisted.ensureDeferred
@@ -519,7 +519,7 @@ async def test_no_answer_is_not_an_answer(world: World) -> None:
     with pytest.raises(LrmsUnavailable):
         await world.lrms.jobs([run.job])
     with pytest.raises(LrmsUnavailable):
-        await world.lrms.nodes()
+        await world.lrms.node(BAIT)
     with pytest.raises(LrmsUnavailable):
         await world.lrms.give_back(run, HOME, "")
     world.back()
@@ -548,7 +548,7 @@ async def test_it_says_for_how_long_it_has_been_up(world: World) -> None:
             age[:] = [await world.lrms.up_for_s()]
         except LrmsUnavailable:
             return False
-        return (await world.lrms.nodes())[BAIT].state is NodeState.READY
+        return (await node(world, BAIT)).state is NodeState.READY
 
     await until(world, answers)
     assert -1.0 <= age[0] <= world.now() - began + 2.0

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from twisted.internet.task import Clock
 
-from bait.lrms.base import JobState, JobView, Lrms
+from bait.lrms.base import JobState, JobView, Lrms, NodeView
 from protocol.ids import Run
 from tests.fakes.lrms import FakeLrms
 
@@ -140,6 +140,13 @@ async def until(world: World, what: Callable[[], Awaitable[bool]], seconds: floa
         assert passed < seconds, "did not happen"
         await world.later(0.1)
         passed += 0.1
+
+
+async def node(world: World, name: str) -> NodeView:
+    """A node that must be there."""
+    view = await world.lrms.node(name)
+    assert view is not None
+    return view
 
 
 async def seen(world: World, job: str, **facts: object) -> JobView:

@@ -68,11 +68,11 @@ def test_a_job_is_asked_for_parked_sent_followed_and_released(case: BaitCase) ->
 
 @contextmanager
 def asked(case: BaitCase) -> Iterator[list[str]]:
-    """What the follower asks the LRMS meanwhile, besides for changes."""
+    """What the LRMS is asked meanwhile about jobs and VMs' nodes."""
     questions: list[str] = []
-    jobs, node = case.lrms.jobs, case.follower.nodes.get
+    jobs, node = case.lrms.jobs, case.lrms.node
     case.lrms.jobs = lambda ids: questions.append("jobs") or jobs(ids)  # type: ignore[func-returns-value, method-assign]
-    case.follower.nodes.get = lambda: questions.append("nodes") or node()  # type: ignore[func-returns-value, method-assign]
+    case.lrms.node = lambda name: (name != BAIT and questions.append(name)) or node(name)  # type: ignore[func-returns-value, method-assign]
     yield questions
 
 
@@ -86,7 +86,7 @@ def test_news_that_only_changes_the_record_costs_one_question(case: BaitCase) ->
         case.started()
         case.run(0.1)
     assert case.lease.phase is Phase.STARTED
-    assert sorted(questions) == ["jobs", "nodes"]
+    assert sorted(questions) == ["jobs", VM]
 
 
 def test_a_lease_whose_vm_the_host_has_released_is_forgotten_without_a_question(case: BaitCase) -> None:

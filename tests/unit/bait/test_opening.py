@@ -40,8 +40,8 @@ class Case:
 
     def state(self) -> NodeState:
         got: list[Any] = []
-        Deferred.fromCoroutine(self.lrms.nodes()).addCallback(got.append)
-        state = got[0][BAIT].state
+        Deferred.fromCoroutine(self.lrms.node(BAIT)).addCallback(got.append)
+        state = got[0].state
         assert isinstance(state, NodeState)
         return state
 
