@@ -194,6 +194,7 @@ class Slurm:
         await self._act_on_vm(commands.delete_node(node))
 
     async def _is_waited_for(self, node: str) -> bool:
+        """Slurm cannot be asked for it, so this is a look at the whole queue: once for each VM that goes."""
         mark = self._mark()
         return node in parse.waited_for(await self._look(commands.squeue_waiting(mark)), mark)
 
