@@ -19,6 +19,7 @@ from bait.lrms.command import Commands, Output
 from protocol.ids import Run, Shape
 
 _PER_QUERY = 1000  # ids in one squeue: its argument stays well below the kernel's 128 KiB
+_WORTH_A_QUERY = 360  # so many waiting jobs cost slurmctld as much as one query more (0012)
 
 _Answer = Mapping[str, parse.Seen | LrmsUnavailable]
 """The jobs that Slurm knows of those asked for, each as far as it was understood."""
@@ -54,6 +55,8 @@ class Slurm:
         self._vm_partition = vm_partition
         self._mark = mark
         self._questions: _Questions | None = None
+        self._in_queue = 0
+        """Records in the queue, as last seen."""
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, JobView]:
         """The jobs of these ids (`A`, or `A_T` for array tasks); see Lrms.jobs."""
@@ -74,7 +77,7 @@ class Slurm:
         """A few words of every waiting job, arrays unsplit, for there may be a hundred thousand; then all of those that
         may be ours. Slurm cannot be asked for jobs by their notes."""
         mark = self._mark()
-        answer = await self._look(commands.squeue_waiting(mark))
+        answer = await self._look_at_queue(mark)
         ids = parse.may_be_ours(answer, mark, self._vm_partition)
         found = await self._ask(ids) if ids else {}
         # One that is not understood is not known to need a rescue, and keeps none from the others.
@@ -196,7 +199,7 @@ class Slurm:
     async def _is_waited_for(self, node: str) -> bool:
         """Slurm cannot be asked for it, so this is a look at the whole queue: once for each VM that goes."""
         mark = self._mark()
-        return node in parse.waited_for(await self._look(commands.squeue_waiting(mark)), mark)
+        return node in parse.waited_for(await self._look_at_queue(mark), mark)
 
     async def _vm(self, node: str) -> NodeView | None:
         view = await self.node(node)
@@ -239,6 +242,11 @@ class Slurm:
             raise LrmsUnavailable(str(commands.failure(argv, output.err)))
         return output.out
 
+    async def _look_at_queue(self, mark: str) -> str:
+        answer = await self._look(commands.squeue_waiting(mark))
+        self._in_queue = answer.count(mark) // len(parse.WAITING_FIELDS)
+        return answer
+
     def _ask(self, ids: Collection[str]) -> "Deferred[_Answer]":
         """Joins the query that this reactor turn will make."""
         if self._questions is None:
@@ -252,9 +260,11 @@ class Slurm:
         Deferred.fromCoroutine(self._fetch(sorted(questions.ids))).addCallbacks(questions.answer, questions.fail)
 
     async def _fetch(self, ids: list[str]) -> _Answer:
+        # Asked for a single job slurmctld sends that one, asked for two it sends the whole queue.
+        each = 1 if len(ids) <= 1 + self._in_queue // _WORTH_A_QUERY else _PER_QUERY
         found: dict[str, parse.Seen | LrmsUnavailable] = {}
-        for start in range(0, len(ids), _PER_QUERY):
-            found.update(await self._fetch_some(ids[start : start + _PER_QUERY]))
+        for start in range(0, len(ids), each):
+            found.update(await self._fetch_some(ids[start : start + each]))
         return found
 
     async def _fetch_some(self, ids: list[str]) -> _Answer:

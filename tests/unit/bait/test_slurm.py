@@ -94,6 +94,19 @@ class SlurmTests(SynchronousTestCase):
         assert [argv[0] for argv in self.commands.ran] == ["squeue"]
         assert "12,13_2,99" in self.commands.ran[0]
 
+    def test_a_few_jobs_are_asked_for_one_by_one_where_many_wait(self) -> None:
+        """Asked for two slurmctld sends the whole queue (0012)."""
+        self.commands.jobs = f"7{MARK}PENDING{MARK}batch{MARK}{MARK}(null){MARK}\n" * 800
+        assert self.done(self.slurm.waiting) == {}
+        self.commands.ran.clear()
+        self.commands.jobs = job()
+        asked = [self.start(lambda n=n: self.slurm.jobs([str(n)])) for n in (12, 13, 14)]  # type: ignore[misc]
+        self.clock.advance(0)
+        assert [set(self.successResultOf(one)) for one in asked] == [{"12"}, set(), set()]
+        assert [argv[argv.index("-j") + 1] for argv in self.commands.ran] == ["12", "13", "14"]
+        self.done(lambda: self.slurm.jobs(["12", "13", "14", "15"]))
+        assert len(self.commands.ran) == 4
+
     def test_a_later_question_is_a_new_query(self) -> None:
         self.done(lambda: self.slurm.jobs(["12"]))
         self.commands.jobs = job(RestartCnt="2")
