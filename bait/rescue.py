@@ -67,15 +67,17 @@ class Rescue:
     _down: dict[str, float] = field(default_factory=dict)
     """Since when VMs' nodes were seen to be down without a break."""
     _soon: IDelayedCall | None = None
+    _halted: bool = False
     log: Logger = field(default_factory=lambda: Logger("bait.rescue"))
 
     def soon(self) -> None:
-        """Look in LOOK_AGAIN_S."""
-        self.halt()
-        self._soon = self.clock.callLater(LOOK_AGAIN_S, self.look)
+        """Look in LOOK_AGAIN_S, if that is not planned yet."""
+        if not self._halted and (self._soon is None or not self._soon.active()):
+            self._soon = self.clock.callLater(LOOK_AGAIN_S, self.look)
 
     def halt(self) -> None:
-        """That look is off. Idempotent."""
+        """That look is off, and no other is planned. Idempotent."""
+        self._halted = True
         if self._soon is not None and self._soon.active():
             self._soon.cancel()
 

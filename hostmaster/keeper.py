@@ -293,8 +293,9 @@ class Keeper:
                 return await self.deeds.perform(step.vm, step.deed, facts.now)
         if step.vm != vm:
             self.waking.answer_late(step.vm)
+            begins_to_go = step.vm.phase is VmPhase.DESTROYING  # its overlay was not looked for
             vm, step = step.vm, lifecycle.decide(step.vm, facts, self.times)
-            if step.vm != vm or step.deed is not None:
+            if begins_to_go or step.vm != vm or step.deed is not None:
                 return Now.AGAIN  # what is done is done on facts that were looked for after the record was written
         return Now.REST if step.wake_at in (None, float("inf")) else max(0.0, step.wake_at - facts.now)
 

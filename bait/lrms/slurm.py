@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, FirstError
 from twisted.python.failure import Failure
 
 from bait.lrms import slurm_commands as commands
 from bait.lrms import slurm_parse as parse
 from bait.lrms.base import Home, JobState, JobView, LrmsRefused, LrmsUnavailable, NodeState, NodeView
-from bait.lrms.command import Commands, Output
+from bait.lrms.command import AT_ONCE, Commands, Output
 from protocol.ids import Run, Shape
 
 _PER_QUERY = 1000  # ids in one squeue: its argument stays well below the kernel's 128 KiB
@@ -261,10 +261,16 @@ class Slurm:
 
     async def _fetch(self, ids: list[str]) -> _Answer:
         # Asked for a single job slurmctld sends that one, asked for two it sends the whole queue.
-        each = 1 if len(ids) <= 1 + self._in_queue // _WORTH_A_QUERY else _PER_QUERY
+        few = len(ids) <= min(1 + self._in_queue // _WORTH_A_QUERY, AT_ONCE)
+        each = 1 if few else _PER_QUERY
+        parts = [ids[start : start + each] for start in range(0, len(ids), each)]
+        answers = [Deferred.fromCoroutine(self._fetch_some(part)) for part in parts]  # an answer waits for no other's
         found: dict[str, parse.Seen | LrmsUnavailable] = {}
-        for start in range(0, len(ids), each):
-            found.update(await self._fetch_some(ids[start : start + each]))
+        try:
+            for _, answer in await DeferredList(answers, fireOnOneErrback=True, consumeErrors=True):
+                found.update(answer)
+        except FirstError as error:
+            raise LrmsUnavailable(str(error.subFailure.value)) from error
         return found
 
     async def _fetch_some(self, ids: list[str]) -> _Answer:

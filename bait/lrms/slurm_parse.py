@@ -121,8 +121,10 @@ def may_be_ours(text: str, mark: str, vm_partition: str) -> set[str]:
 
 
 def waited_for(text: str, mark: str) -> set[str]:
-    """Nodes that jobs which wait, held or not, require by name."""
-    return {node for record in records(text, WAITING_FIELDS, mark) for node in _NODES.findall(record["ReqNodes"])}
+    """Nodes that jobs with our note wait for, held or not. Others' jobs are not ours to give back, and bind no node."""
+    waiting = records(text, WAITING_FIELDS, mark)
+    ours = (record["ReqNodes"] for record in waiting if record["admin_comment"].startswith(OUR_NOTE))
+    return {node for nodes in ours for node in _NODES.findall(nodes)}
 
 
 def parse_nodes(text: str, mark: str) -> dict[str, NodeView]:

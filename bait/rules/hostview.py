@@ -101,6 +101,8 @@ class HostView:
                 return frozenset(unknown)
             case Error():
                 return self._failed(message)
+            case Bound() | VmReady() | Started() if message.lease not in self._told:
+                return frozenset({message.lease})  # of a VM that nobody has told of
             case Granted() | Denied() | Bound() | VmReady() | Started() | VmLost() | Released() | Finished():
                 _take_in(self._of(message.lease), message, expected)
                 return frozenset({message.lease})

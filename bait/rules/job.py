@@ -159,20 +159,26 @@ def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
         return Step(give_back(lease, facts, "the job could not be sent to its VM: is it held?"))
     if facts.node_ready:
         return _in_time(lease, facts, times)
-    if facts.node_busy and facts.now > lease.stages["ready"] + times.stale_s:
-        return _stale_node(lease, facts, times)
     if facts.now > lease.stages["ready"] + times.register_s:
         text = f"the VM {lease.vm} did not become a node in {times.register_s:.0f} s"
         return Step(failed(lease, facts, text, times))
+    if facts.node_busy:
+        return _stale_node(lease, facts, times)
+    if "busy" in lease.stages:
+        lease = replace(lease, stages={name: at for name, at in lease.stages.items() if name != "busy"})
     return Step(lease, wake_s=_soon_s(lease.stages["ready"], facts, times))
 
 
 def _stale_node(lease: Lease, facts: Facts, times: Times) -> Step:
     """The LRMS has forgotten the end of a run in the slot's last VM (R15), and takes ours for the node that runs it."""
+    if "busy" not in lease.stages:
+        return Step(replace(lease, stages={**lease.stages, "busy": facts.now}))
+    if facts.now <= lease.stages["busy"] + times.stale_s:
+        return Step(lease, wake_s=times.poll_s)
     if not lease.failed_node:
         return Step(lease, Deed.FAIL_NODE)
     text = (
-        f"the batch system showed another job on the node of its new VM {lease.vm}, and has been told that it is gone"
+        f"the batch system shows another job on the node of its new VM {lease.vm}, though it was told that it is gone"
     )
     return Step(failed(lease, facts, text, times))
 

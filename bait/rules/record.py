@@ -51,7 +51,7 @@ def done(lease: Lease, deed: Deed, now: float) -> Lease:
         case Deed.TELL:
             return replace(lease, told=True)
         case Deed.SEND:
-            return enter(lease, Phase.RELEASED, now, "released")
+            return enter(replace(lease, failed_node=False), Phase.RELEASED, now, "released")  # it was ready again
         case Deed.GIVE_BACK | Deed.REFUSE:
             return enter(lease, Phase.ENDED, now, "ended")
         case Deed.FAIL_NODE:

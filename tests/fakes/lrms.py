@@ -382,8 +382,8 @@ class FakeLrms:
         return [job for job in self.all_jobs.values() if job.node == node and job.state in busy]
 
     def _is_waited_for(self, node: str) -> bool:
-        jobs = self.all_jobs.values()
-        return any(job.state is JobState.PENDING and node in job.required_nodes for job in jobs)
+        waiting = (job for job in self.all_jobs.values() if job.state is JobState.PENDING)
+        return any(node in job.required_nodes and job.note.startswith(OUR_NOTE) for job in waiting)
 
     def _place(self, job: FakeJob) -> FakeNode | None:
         wishes = frozenset(job.wishes.split("&")) - {""}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bait.lrms.base import Home, JobState, JobView
+from bait.lrms.base import OUR_NOTE, Home, JobState, JobView
 from protocol.ids import Run
 from tests.fakes.lrms import FakeJob, FakeLrms, FakeNode, replace_restart
 from tests.simulation.clock import World
@@ -110,7 +110,8 @@ class Controller(FakeLrms):
         return list(self._on.get(node, {}).values())
 
     def _is_waited_for(self, node: str) -> bool:
-        return any(node in job.required_nodes for job in self._queue.values() if job.required_nodes)
+        aimed = (job for job in self._queue.values() if job.required_nodes)
+        return any(node in job.required_nodes and job.note.startswith(OUR_NOTE) for job in aimed)
 
     def _start(self, job: FakeJob, node: FakeNode) -> None:
         self._queue.pop(job.id, None)

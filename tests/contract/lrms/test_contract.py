@@ -491,7 +491,7 @@ async def test_a_node_with_a_job_and_a_bait_are_not_removed(world: World) -> Non
 async def test_a_dead_vms_job_is_seen_to_at_once(world: World, requeue: bool) -> None:
     world.start_vm()
     run = await parked(world)
-    await world.lrms.send(run, VM, SHAPE, NOTE)
+    await world.lrms.send(run, VM, SHAPE, f"{OUR_NOTE}0123:until=1795150725")
     await seen(world, run.job, state=JobState.RUNNING)
     if not requeue:
         await world.lrms.forbid_requeue(run)

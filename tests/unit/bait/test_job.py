@@ -232,14 +232,20 @@ def test_a_new_vms_node_that_shows_another_job_is_said_to_be_down() -> None:
     """Torture, seed 3: slurmctld had forgotten a run's end, both journals were lost, and the slot's next VM answered
     for the node: the job was RUNNING there for 11 minutes."""
     seen = {"vm": BOUND, "job": parked_job(), "node": True, "node_busy": True}
-    lease = step(ready(), **seen).lease
-    late = lease.stages["ready"] + TIMES.stale_s + 1
-    assert step(lease, **seen).deed is None
-    assert step(lease, now=late, **{**seen, "node_busy": False}).deed is None
-    assert step(lease, now=late, **seen).deed is Deed.FAIL_NODE
-    after = step(done(lease, Deed.FAIL_NODE, late), now=late, **seen).lease
+    lease = step(ready(), **seen, now=130.0).lease
+    late = 130.0 + TIMES.stale_s + 1
+    assert step(lease, **seen, now=late - 2).deed is None
+    idle = step(lease, **{**seen, "node_busy": False}, now=late).lease
+    assert step(idle, **seen, now=late).deed is None  # seen once more, and counted from then
+    assert step(lease, **seen, now=late).deed is Deed.FAIL_NODE
+    told = done(lease, Deed.FAIL_NODE, late)
+    after = step(told, **seen, now=late).lease
     assert (after.phase, after.failed) == (Phase.RETURNING, True)
     assert "another job" in after.text
+    # Its VM's next registration may bring the node back: then a later death of that VM must be told.
+    again = {**seen, "node_busy": False, "node_ready": True}
+    assert step(told, **again, now=late).deed is Deed.SEND
+    assert not done(told, Deed.SEND, late).failed_node
 
 
 def test_partitions_are_put_back_as_they_were_when_the_job_was_sent() -> None:

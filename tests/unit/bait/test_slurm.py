@@ -106,6 +106,8 @@ class SlurmTests(SynchronousTestCase):
         assert [argv[argv.index("-j") + 1] for argv in self.commands.ran] == ["12", "13", "14"]
         self.done(lambda: self.slurm.jobs(["12", "13", "14", "15"]))
         assert len(self.commands.ran) == 4
+        self.commands.broken["squeue"] = LrmsUnavailable("squeue: no answer in 10 s")
+        assert "no answer" in self.refused(lambda: self.slurm.jobs(["12", "13"]), LrmsUnavailable)
 
     def test_a_later_question_is_a_new_query(self) -> None:
         self.done(lambda: self.slurm.jobs(["12"]))
@@ -342,10 +344,12 @@ class SlurmTests(SynchronousTestCase):
         """Torture, seed 2: slurmctld was killed just then, and ended the job when it started (NODE_FAIL)."""
         self.commands.jobs = f"12{MARK}PENDING{MARK}vwn{MARK}vm1{MARK}wnod:lease=x{MARK}\n"
         assert "job waits" in self.refused(lambda: self.slurm.remove_node("vm1"))
+        self.commands.jobs = f"12{MARK}PENDING{MARK}batch{MARK}vm1,vm2{MARK}(null){MARK}\n"  # not ours: binds no node
+        self.done(lambda: self.slurm.remove_node("vm1"))
         self.commands.broken["squeue"] = LrmsUnavailable("squeue: no answer in 10 s")
         self.refused(lambda: self.slurm.remove_node("vm1"), LrmsUnavailable)
         self.done(lambda: self.slurm.remove_node("vm9"))  # gone
-        assert self.commands.acts() == [("delete", "nodename=vm9")]
+        assert self.commands.acts() == [("delete", "nodename=vm1"), ("delete", "nodename=vm9")]
 
     def test_a_node_the_site_configured_is_never_deleted(self) -> None:
         self.commands.jobs = ""
