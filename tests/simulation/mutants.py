@@ -16,6 +16,8 @@ from hostmaster.rules import capacity, lifecycle
 from hostmaster.rules.lifecycle import Verdict, Vm
 from hostmaster.world import DomainState
 from protocol.messages import VmPhase
+from tests.simulation.faults import FAULTS
+from tests.simulation.lrms import Controller
 from tests.simulation.play import Result, play
 from wnod.journal import Journal
 from wnod.journalmark import Reached
@@ -110,6 +112,11 @@ def copies_are_believed(stack: contextlib.ExitStack) -> None:
     _patch(stack, Journal, "_compare", compare)
 
 
+def node_goes_first(stack: contextlib.ExitStack) -> None:
+    """R11: a VM's node is removed while a job still waits for it."""
+    _patch(stack, Controller, "_is_waited_for", lambda self, node: False)
+
+
 @dataclass(frozen=True)
 class Mutant:
     """What takes the rule out, and the faults under which that shows."""
@@ -127,7 +134,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "R1": (Mutant(start_not_journalled),),
     "R4": (Mutant(gate_says_yes),),
     "R9": (Mutant(nobody_fences, ("host-cut-off", "clock-jump")),),
-    "R11": (Mutant(target_stays, ("vm-death",)), Mutant(own_nodes_are_lost, ("user-requeues",))),
+    "R11": (
+        Mutant(target_stays, ("vm-death",)),
+        Mutant(own_nodes_are_lost, ("user-requeues",)),
+        Mutant(node_goes_first, tuple(FAULTS)),
+    ),
     "R12": (Mutant(nobody_rescues, ("amnesia",)),),
     "R13": (Mutant(unknown_is_absent, ("libvirt-away",)),),
     "R14": (Mutant(doubt_costs_nothing),),
