@@ -56,11 +56,13 @@ def record(vm: VmStatus, job: JobView | None, now: float) -> Lease:
 
 
 def _phase(vm: VmStatus, job: JobView | None) -> Phase:
-    waits = job is not None and job.state in (JobState.PENDING, JobState.LEAVING)  # one that leaves may be requeued
-    if job is not None and waits and job.run != vm.run and vm.vm in job.required_nodes:
+    if job is None or job.state is JobState.ENDED:
+        return Phase.ENDED
+    waits = job.state in (JobState.PENDING, JobState.LEAVING)  # one that leaves may be requeued
+    if waits and job.run != vm.run and vm.vm in job.required_nodes:
         # Nobody took the VM off it again (R11). A run in it that is over is judged as that of a bait that was away.
         return Phase.RELEASED if job.run.restart > vm.run.restart else Phase.RETURNING
-    if job is None or job.run != vm.run or job.state is JobState.ENDED:
+    if job.run != vm.run:
         return Phase.ENDED
     if job.state is JobState.PENDING and job.held:
         return Phase.PARKED

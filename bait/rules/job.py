@@ -264,7 +264,7 @@ def _started(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
         return Step(give_back(lease, facts, f"the batch system has lost the run in {lease.vm}"))
     if job.state is JobState.RUNNING and job.requeue and not lease.requeue:
         return Step(lease, Deed.FORBID_REQUEUE)
-    if (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:
+    if _has_died_untold(lease, facts):
         return Step(lease, Deed.FAIL_NODE)
     if job.state is JobState.LEAVING:
         return Step(lease, wake_s=_soon_s(facts.leaving_since, facts, times))
@@ -278,7 +278,7 @@ def _would_be_told(facts: Facts) -> bool:
 
 def _came_back(lease: Lease, job: JobView, facts: Facts, times: Times) -> Step:
     """The run that started is over, and the job is in the queue again."""
-    if job.state is JobState.LEAVING and (facts.lost or _is_gone(lease, facts)) and not lease.failed_node:
+    if job.state is JobState.LEAVING and _has_died_untold(lease, facts):
         return Step(lease, Deed.FAIL_NODE)  # a dead node cannot say that nothing of the run is left
     if job.state is JobState.LEAVING:
         return Step(lease, wake_s=_soon_s(facts.leaving_since, facts, times))
@@ -304,6 +304,11 @@ _RESERVED = (
     "the job has run to its end and exited with a code that this site reserves (see docs/troubleshoot.md); "
     "cancel it, or release it to run it once more"
 )
+
+
+def _has_died_untold(lease: Lease, facts: Facts) -> bool:
+    """True if the VM is no more, and the LRMS has not been told."""
+    return bool(facts.lost or _is_gone(lease, facts)) and not lease.failed_node
 
 
 def _is_gone(lease: Lease, facts: Facts) -> bool:

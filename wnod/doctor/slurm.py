@@ -30,9 +30,8 @@ def check_commands(config: BaitLrms) -> Iterator[Finding]:
 
 def check_settings(config: BaitLrms, ask: Ask = output_of) -> Iterator[Finding]:
     """The controller answers and its configuration allows the move of a job into a VM."""
-    scontrol = f"{config.commands}/scontrol" if config.commands else "scontrol"
     try:
-        settings = parse_settings(ask([scontrol, "show", "config"]))
+        settings = parse_settings(ask([_scontrol(config), "show", "config"]))
     except CommandFailed as error:
         remedy = "is slurmctld up? is munged running here with the cluster's key?"
         yield Finding("slurm", Verdict.BAD, f"the controller does not answer: {error}", remedy)
@@ -43,9 +42,8 @@ def check_settings(config: BaitLrms, ask: Ask = output_of) -> Iterator[Finding]:
 
 def check_fence(host: HostmasterConfig, config: BaitLrms, ask: Ask = output_of) -> Iterator[Finding]:
     """A VM that lost the controller stands still before Slurm starts its job elsewhere (docs/decisions/0008)."""
-    scontrol = f"{config.commands}/scontrol" if config.commands else "scontrol"
     try:
-        words = parse_settings(ask([scontrol, "show", "config"])).get("SlurmdTimeout", "").split()
+        words = parse_settings(ask([_scontrol(config), "show", "config"])).get("SlurmdTimeout", "").split()
     except CommandFailed:
         return  # check_settings says so
     times, limit = host.times, float(words[0]) if words and words[0].isdigit() else 0.0
@@ -67,27 +65,31 @@ def check_fence(host: HostmasterConfig, config: BaitLrms, ask: Ask = output_of) 
 
 def check_spread(bait: str, config: BaitLrms, ask: Ask = output_of) -> Iterator[Finding]:
     """Jobs that come together go to different hosts, each of which makes one VM, and not all to the first."""
-    scontrol = f"{config.commands}/scontrol" if config.commands else "scontrol"
     try:
-        node, partitions, settings = (ask([scontrol, "-o", "show", *what]) for what in (["node", bait], _ALL, _CONFIG))
+        node = ask([_scontrol(config), "-o", "show", "node", bait])
+        partitions = ask([_scontrol(config), "-o", "show", "partition"])
+        settings = parse_settings(ask([_scontrol(config), "show", "config"]))
     except CommandFailed:
         return  # check_settings says so, or that the node is not there
     found = [dict(_WORD.findall(line)) for line in partitions.splitlines()]
     of_bait = dict(_WORD.findall(node)).get("Partitions", "").split(",")
     packed = [one["PartitionName"] for one in found if one.get("PartitionName") in of_bait and _is_packed(one)]
-    if packed and "CR_LLN" not in parse_settings(settings).get("SelectTypeParameters", "").split(","):
+    if packed and "CR_LLN" not in settings.get("SelectTypeParameters", "").split(","):
         text = f"partition {', '.join(packed)} fills one bait before the next: jobs are handed back by full hosts"
         yield Finding("spread", Verdict.WARN, text, "LLN=YES in the partition's line of slurm.conf")
     else:
         yield Finding("spread", Verdict.OK, "jobs that come together go to different baits")
 
 
-_ALL, _CONFIG = ["partition"], ["config"]
 _WORD = re.compile(r"(\w+)=(\S*)")
 
 
 def _is_packed(partition: dict[str, str]) -> bool:
     return partition.get("LLN") == "NO" and partition.get("TotalNodes") != "1"
+
+
+def _scontrol(config: BaitLrms) -> str:
+    return f"{config.commands}/scontrol" if config.commands else "scontrol"
 
 
 def parse_settings(text: str) -> dict[str, str]:

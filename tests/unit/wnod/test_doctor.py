@@ -147,7 +147,7 @@ def test_a_partition_that_fills_one_bait_before_the_next_is_told(
         "partition": partitions,
         "config": f"SelectTypeParameters    = {select}\n",
     }
-    finding = only(slurm.check_spread("b1", SLURM, lambda argv: answers[argv[3]]))
+    finding = only(slurm.check_spread("b1", SLURM, lambda argv: answers[argv[argv.index("show") + 1]]))
     assert finding.verdict is verdict
     assert verdict is OK or ("batch" in finding.text and "LLN=YES" in finding.remedy)
     assert not list(slurm.check_spread("b1", SLURM, fails("scontrol: exit code 1")))
