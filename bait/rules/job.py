@@ -155,6 +155,8 @@ def _with_its_home(lease: Lease, job: JobView) -> Lease:
 def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
     if "ready" not in lease.stages:
         lease = replace(lease, stages={**lease.stages, "ready": facts.now})
+    if "busy" in lease.stages and not facts.node_busy:  # also of a node that is ready: the job may come back to this
+        lease = replace(lease, stages={name: at for name, at in lease.stages.items() if name != "busy"})
     if lease.refused_at is not None and facts.now > lease.refused_at + times.refused_s:
         return Step(give_back(lease, facts, "the job could not be sent to its VM: is it held?"))
     if facts.node_ready:
@@ -164,8 +166,6 @@ def _ready(lease: Lease, facts: Facts, times: Times) -> Step:
         return Step(failed(lease, facts, text, times))
     if facts.node_busy:
         return _stale_node(lease, facts, times)
-    if "busy" in lease.stages:
-        lease = replace(lease, stages={name: at for name, at in lease.stages.items() if name != "busy"})
     return Step(lease, wake_s=_soon_s(lease.stages["ready"], facts, times))
 
 
